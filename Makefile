@@ -1,0 +1,83 @@
+# `make help` lists every target. All of them work on a fresh clone: each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check format verify-models nano bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+demo: setup ## Start everything, index Python's own documentation, search it, stop everything
+	@$(PY) -m deploy.local demo
+
+run: setup ## Start Redis, both workers and the gateway; print the addresses; Ctrl-C stops
+	@$(PY) -m deploy.local run
+
+setup: $(VENV)/.setup winnow/.generated ## Create .venv with what `make run` needs, and generate the stubs
+
+setup-dev: $(VENV)/.setup-dev winnow/.generated ## The same with what tests, lint and benches need
+
+gen: winnow/.generated ## Generate the Python stubs from protos/
+
+test: setup-dev ## Run all tests: real Redis, real processes
+	$(PY) -m pytest
+
+test-unit: setup-dev ## Run the unit tests only
+	$(PY) -m pytest tests/unit
+
+test-integration: setup-dev ## Run the tests that start processes
+	$(PY) -m pytest tests/integration tests/faults tests/clients
+
+lint: setup-dev ## Check style
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: setup-dev ## Put code into shape
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+type: setup-dev ## Check types, strictly
+	$(VENV)/bin/mypy
+
+proto: setup-dev ## Lint the contract, and refuse what would break callers of the last release
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf format --diff --exit-code
+	sh protos/breaking.sh $(VENV)/bin/buf
+
+check: lint type proto test ## All that CI runs
+
+verify-models: setup ## Load the real 0.6B pair from the hub and check the model cards' numbers
+	@$(PY) -m bench verify-models
+
+nano: setup-dev ## Train the bundled nano checkpoints from scratch (about 3 hours on two cores)
+	$(PIP) install -c constraints.txt -e '.[training]'
+	$(PY) -m training
+
+clean: ## Remove what was generated or installed here
+	rm -rf $(VENV) winnow build .cache *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "winnow needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …")'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.setup: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing packages into $(VENV) (a few minutes the first time)"
+	@$(PIP) install -c constraints.txt grpcio-tools mypy-protobuf -e '.[gateway,worker,redis-server]'
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	@echo "installing development packages into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[gateway,worker,redis-server,dev]'
+	@touch $@
+
+# The proto package path is the Python import path, so the stubs land beside services/ and need no patching.
+winnow/.generated: $(PROTOS) $(VENV)/.setup
+	@rm -rf winnow
+	@$(PY) -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(VENV)/bin/protoc-gen-mypy_grpc \
+		--python_out=. --pyi_out=. --grpc_python_out=. --mypy_grpc_out=quiet:. $(PROTOS)
+	@touch $@

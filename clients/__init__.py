@@ -1,0 +1,1 @@
+"""The `winnow` command line, and one small example per language."""

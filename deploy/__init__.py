@@ -1,0 +1,1 @@
+"""How Winnow is run: on one machine, in containers, on Kubernetes."""

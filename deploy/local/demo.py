@@ -1,0 +1,81 @@
+"""`make demo`: the standard library's documentation, indexed and searched."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clients.ingest import IngestReport, upsert_documents
+from clients.render import print_search
+from deploy.local.corpus import Entry, standard_library
+from winnow.retrieval.v1 import retrieval_pb2 as pb
+from winnow.retrieval.v1 import retrieval_pb2_grpc
+
+COLLECTION = "python-docs"
+CANDIDATES = 50
+TOP_N = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, and the names that answer it. Written before any model had seen them."""
+
+    question: str
+    answers: frozenset[str]
+
+
+def questions() -> list[Question]:
+    """Return the demo's ten questions."""
+    lines = (Path(__file__).parent / "questions.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [Question(row["question"], frozenset(row["answers"])) for row in rows]
+
+
+def index_documentation(
+    stub: retrieval_pb2_grpc.RetrievalServiceStub, entries: list[Entry], console: Console
+) -> IngestReport:
+    """Index the entries into a new collection, with a progress bar."""
+    stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION), timeout=30)
+    columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("indexing", total=len(entries))
+        documents = (pb.Document(id=e.name, text=e.text, metadata_json=e.metadata_json) for e in entries)
+        return upsert_documents(stub, COLLECTION, documents, on_progress=lambda n: progress.advance(task, n))
+
+
+def search(stub: retrieval_pb2_grpc.RetrievalServiceStub, query: str, **fields: int) -> pb.SearchResponse:
+    """Search the collection."""
+    request = pb.SearchRequest(
+        query=query,
+        collection=pb.CollectionSource(name=COLLECTION),
+        candidates=CANDIDATES,
+        top_n=fields.get("top_n", TOP_N),
+        return_text=False,
+    )
+    return stub.Search(request, timeout=60)
+
+
+def run_demo(gateway: str, console: Console) -> int:
+    """Index, search, show the cache. Return how many of the ten questions found their answer in the top three."""
+    entries = standard_library()
+    console.print(f"{len(entries)} docstrings of this Python's standard library", highlight=False)
+    with grpc.insecure_channel(gateway) as channel:
+        stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+        started = time.perf_counter()
+        report = index_documentation(stub, entries, console)
+        seconds = time.perf_counter() - started
+        console.print(f"{report}, {len(entries) / seconds:.0f} a second\n", highlight=False)
+        found = 0
+        for question in questions():
+            response = search(stub, question.question)
+            found += any(hit.id in question.answers for hit in response.hits)
+            print_search(console, question.question, response, question.answers)
+            console.print()
+        again = questions()[0].question
+        console.print("the first question again: its vector and its scores now come from the cache", style="bold")
+        print_search(console, again, search(stub, again), questions()[0].answers)
+    return found

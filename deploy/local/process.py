@@ -1,0 +1,113 @@
+"""A child process whose log says what it is doing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class StartError(Exception):
+    """A process did not start; the message holds the end of its log."""
+
+
+class Process:
+    """Runs a command in the background and keeps its log, in a file and, as far as it is recent, at hand."""
+
+    def __init__(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self._log = log
+        self._lines: deque[str] = deque(maxlen=2000)
+        self._ended = False
+        self._changed = threading.Condition()
+        # A session of its own: Ctrl-C reaches the parent alone, which then stops its children in order.
+        self._popen = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"{name}-log", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._popen.poll() is None
+
+    def wait_for(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
+        """Wait until a line of the log matches, and return the match.
+
+        Raises StartError where the process ends before, or `timeout` seconds are up.
+        """
+        expression = re.compile(pattern)
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in self._lines if (match := expression.search(line))), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended, timeout)
+            match = found()
+        if match:
+            return match
+        state = f"ended with status {self._popen.wait()}" if self._ended else f"said nothing in {timeout:.0f} s"
+        raise StartError(f"{self.name} did not start ({state}). {self.tail()}")
+
+    def tail(self) -> str:
+        """Return the end of the log."""
+        return f"The end of {self._log}:\n" + "".join(list(self._lines)[-20:])
+
+    def join(self) -> int:
+        """Wait until the process ends by itself and return its exit status."""
+        return self._popen.wait()
+
+    def address(self, timeout: float = 60.0) -> str:
+        """Wait for the line `listening on HOST:PORT` and return HOST:PORT."""
+        return self.wait_for(r"\blistening on ([^\s\"',}]+:\d+)", timeout).group(1)
+
+    def metrics_address(self, timeout: float = 60.0) -> str:
+        """Wait for the line `metrics on HOST:PORT` and return HOST:PORT."""
+        return self.wait_for(r"\bmetrics on ([^\s\"',}]+:\d+)", timeout).group(1)
+
+    def stop(self, grace: float = 15.0) -> int:
+        """Ask the process to end, end it after `grace` seconds, and return its exit status."""
+        if self.running:
+            self._popen.send_signal(signal.SIGTERM)
+        try:
+            status = self._popen.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            status = self._popen.wait()
+        self._reader.join()
+        return status
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        with self._popen.stdout as lines, self._log.open("w") as log:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                with self._changed:
+                    self._lines.append(line)
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def python_module(module: str) -> list[str]:
+    """Return the command that runs a module of this checkout with this interpreter."""
+    return [sys.executable, "-m", module]
