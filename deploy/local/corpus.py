@@ -34,6 +34,12 @@ class Entry:
 
 def standard_library() -> list[Entry]:
     """Return the documentation of the standard library, one entry per documented object, sorted by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated modules warn when they are imported, and when they are looked at
+        return _collect()
+
+
+def _collect() -> list[Entry]:
     found: dict[str, Entry] = {}
     seen: set[int] = set()
     modules = list(_modules())
@@ -67,8 +73,7 @@ def _modules() -> Iterator[types.ModuleType]:
 
 def _import(name: str) -> types.ModuleType | None:
     """Import quietly; a module of another platform is no module here."""
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         try:
             return importlib.import_module(name)
         except (Exception, SystemExit):

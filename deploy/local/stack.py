@@ -81,6 +81,11 @@ class Stack:
             pass
         return ended[0]
 
+    @property
+    def running(self) -> list[str]:
+        """Names of the processes that live, in the order of their start."""
+        return [process.name for process in self._processes if process.running]
+
     def stop(self) -> None:
         """Stop what runs, the last started first. Calling it again does nothing."""
         while self._processes:
