@@ -1,0 +1,57 @@
+"""How a packed batch runs on a device."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from services.engine.attention.cpu import attend
+from services.engine.heads import Head
+from services.engine.packing import Packed, pack
+from services.engine.qwen3 import Batch, Qwen3
+from services.engine.types import Ids, Vector
+
+Finish = Callable[[], Vector]
+"""Waits for the device and gives float32 `[N, width]`, a row per sequence. May run on another thread."""
+
+
+class Device(Protocol):
+    """Runs batches one after another. `launch` belongs to one thread."""
+
+    overlaps: bool
+    """Whether a second batch may be launched before the first has finished."""
+
+    def pack(self, sequences: list[Ids]) -> Packed:
+        """Lays sequences out as suits this device."""
+
+    def launch(self, packed: Packed) -> Finish:
+        """Starts the forward pass."""
+
+
+class Cpu:
+    """Computes in the calling thread (and the kernels' own)."""
+
+    overlaps = False
+
+    def __init__(self, model: Qwen3, head: Head) -> None:
+        self._model, self._head = model, head
+
+    def pack(self, sequences: list[Ids]) -> Packed:
+        """Shares every prefix: computing costs more here than anything else."""
+        return pack(sequences)
+
+    @torch.inference_mode()
+    def launch(self, packed: Packed) -> Finish:
+        """Computes all of it before it returns."""
+        hidden = self._model(
+            Batch(
+                ids=torch.from_numpy(packed.ids),
+                positions=torch.from_numpy(packed.positions),
+                last_rows=torch.from_numpy(packed.last_rows),
+                attend=partial(attend, blocks=packed.blocks),
+                attend_last=partial(attend, blocks=packed.last_blocks),
+            )
+        )
+        rows: Vector = self._head(hidden).numpy()[packed.outputs]
+        return lambda: rows

@@ -1,0 +1,223 @@
+"""The engine's front: texts in, vectors or scores out."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
+
+import torch
+
+from services.engine.checkpoint import Checkpoint
+from services.engine.errors import EngineError, InvalidInput
+from services.engine.heads import Head, unit_vectors, yes_no
+from services.engine.load import Loaded, load
+from services.engine.prompts import EmbedPrompts, Prompt, RerankPrompts
+from services.engine.scheduler import Outcome, Scheduler
+from services.engine.tokenizer import Tokenizer
+from services.engine.types import (
+    BatchReport,
+    EmbedItem,
+    EmbedResult,
+    EngineSettings,
+    Failure,
+    Ids,
+    InputType,
+    Lane,
+    QueueStats,
+    RerankItem,
+    RerankResult,
+    Timings,
+    Truncation,
+    Vector,
+)
+
+T = TypeVar("T")
+
+_INLINE_CHARACTERS = 2000  # tokenised on the event loop in well under a millisecond, cheaper than a thread's hop
+
+
+class _Engine:
+    """What both engines share: life cycle, tokenising beside the model, admission.
+
+    `on_batch` is called on the event loop after every batch; `on_broken` once, when the device has failed for good and
+    the process should end.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.info = loaded.info
+        self.on_batch: Callable[[BatchReport], None] | None = None
+        self._limits, self._throughput, self._runner = loaded.limits, loaded.throughput, loaded.runner
+        self._tokenizing = ThreadPoolExecutor(2, "tokenize")
+        self._scheduler: Scheduler[Ids, Vector] | None = None
+
+    def start(self) -> None:
+        """Begins to take requests on the running event loop."""
+        asyncio.get_running_loop()
+        self._runner.on_batch = lambda report: self.on_batch(report) if self.on_batch else None
+        self._scheduler = Scheduler(self._runner, self._limits, self._throughput)
+
+    def stats(self) -> QueueStats:
+        """The queue now, and the measured speed."""
+        return self._running.stats()
+
+    async def drain(self) -> None:
+        """Refuses new requests (Draining) and returns when the admitted ones are answered."""
+        await self._running.drain()
+
+    def close(self) -> None:
+        """Fails what is still queued with Draining and ends the threads. Safe to call twice."""
+        if self._scheduler:
+            self._scheduler.close()
+        self._runner.close()
+        self._tokenizing.shutdown()
+
+    @property
+    def _running(self) -> Scheduler[Ids, Vector]:
+        if self._scheduler is None:
+            raise RuntimeError("the engine has not been started")
+        return self._scheduler
+
+    def _limit(self, max_tokens: int | None) -> int:
+        if max_tokens is None:
+            return self.info.max_tokens
+        if not 1 <= max_tokens <= self.info.max_tokens:
+            raise InvalidInput("max_tokens", f"must be 1 to {self.info.max_tokens}")
+        return max_tokens
+
+    def _admissible(self, field: str, tokens: int, deadline: float | None) -> None:
+        if tokens > self._limits.queue:
+            raise InvalidInput(
+                field, f"{tokens} tokens or more in one request; this server takes {self._limits.queue}: split it"
+            )
+        self._running.admissible(tokens, deadline)
+
+    async def _tokenize(self, characters: int, build: Callable[[], T]) -> tuple[T, float]:
+        """`build()` and the seconds it took, on another thread if the text is long."""
+        start = time.perf_counter()
+        if characters <= _INLINE_CHARACTERS:
+            built = build()
+        else:
+            built = await asyncio.get_running_loop().run_in_executor(self._tokenizing, build)
+        return built, time.perf_counter() - start
+
+    async def _compute(
+        self,
+        field: str,
+        prompts: Sequence[Prompt | Failure],
+        shared: int,
+        lane: Lane,
+        deadline: float | None,
+        context: object,
+    ) -> tuple[list[tuple[Prompt, Vector] | Failure], Outcome[Vector]]:
+        """Each prompt with its output row, or its failure."""
+        sound = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+        costs = [len(prompt.tokens) - shared for prompt in sound]
+        self._admissible(field, sum(costs) + shared, deadline)
+        outcome = await self._running.submit(
+            [prompt.tokens for prompt in sound], costs, shared=shared, lane=lane, deadline=deadline, context=context
+        )
+        rows = iter(outcome.results)
+        answers: list[tuple[Prompt, Vector] | Failure] = []
+        for prompt in prompts:
+            if isinstance(prompt, Failure):
+                answers.append(prompt)
+                continue
+            row = next(rows)
+            answers.append(Failure(row) if isinstance(row, EngineError) else (prompt, row))
+        return answers, outcome
+
+
+class EmbedEngine(_Engine):
+    """Texts → unit vectors."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        self._prompts = EmbedPrompts(loaded.tokenizer)
+
+    @classmethod
+    def load(cls, settings: EngineSettings) -> Self:
+        """Blocking: reads the weights, warms up, checks itself. Raises CheckpointError."""
+        return cls(load(settings, lambda checkpoint, tokenizer, device: unit_vectors, embeds=True))
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        input_type: InputType = InputType.DOCUMENT,
+        instruction: str | None = None,
+        truncation: Truncation = Truncation.END,
+        max_tokens: int | None = None,
+        lane: Lane = Lane.INTERACTIVE,
+        deadline: float | None = None,
+        context: object = None,
+    ) -> EmbedResult:
+        """A vector or a failure per text, in order.
+
+        `deadline` is on the event loop's clock (`loop.time()`). An absent or empty instruction means the default.
+        Raises InvalidInput, Overloaded, DeadlineTooShort, Draining, ModelBroken for the request as a whole.
+        """
+        limit = self._limit(max_tokens)
+        self._admissible("texts", len(texts), deadline)
+        prompts, tokenize_s = await self._tokenize(
+            sum(map(len, texts)) + len(instruction or ""),
+            lambda: self._prompts.build(
+                texts, input_type=input_type, instruction=instruction, truncation=truncation, max_tokens=limit
+            ),
+        )
+        answers, outcome = await self._compute("texts", prompts, 0, lane, deadline, context)
+        items: list[EmbedItem | Failure] = [
+            answer
+            if isinstance(answer, Failure)
+            else EmbedItem(answer[1], tokens=len(answer[0].tokens), truncated=answer[0].truncated)
+            for answer in answers
+        ]
+        return EmbedResult(items, Timings(tokenize_s, outcome.queue_s, outcome.forward_s))
+
+
+class RerankEngine(_Engine):
+    """A query and documents → a relevance logit per document."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        self._prompts = RerankPrompts(loaded.tokenizer)
+
+    @classmethod
+    def load(cls, settings: EngineSettings) -> Self:
+        """Blocking: reads the weights, warms up, checks itself. Raises CheckpointError."""
+
+        def head(checkpoint: Checkpoint, tokenizer: Tokenizer, device: torch.device) -> Head:
+            prompts = RerankPrompts(tokenizer)
+            return yes_no(checkpoint, prompts.yes_id, prompts.no_id, device)
+
+        return cls(load(settings, head, embeds=False))
+
+    async def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        instruction: str | None = None,
+        truncation: Truncation = Truncation.END,
+        max_tokens: int | None = None,
+        lane: Lane = Lane.INTERACTIVE,
+        deadline: float | None = None,
+        context: object = None,
+    ) -> RerankResult:
+        """A score or a failure per document, in the order given. Arguments and errors as for `EmbedEngine.embed`."""
+        limit = self._limit(max_tokens)
+        self._admissible("documents", len(documents), deadline)
+        (shared, prompts), tokenize_s = await self._tokenize(
+            sum(map(len, documents)) + len(query) + len(instruction or ""),
+            lambda: self._prompts.build(
+                query, documents, instruction=instruction, truncation=truncation, max_tokens=limit
+            ),
+        )
+        answers, outcome = await self._compute("documents", prompts, shared, lane, deadline, context)
+        items: list[RerankItem | Failure] = [
+            answer
+            if isinstance(answer, Failure)
+            else RerankItem(float(answer[1][0]), tokens=len(answer[0].tokens), truncated=answer[0].truncated)
+            for answer in answers
+        ]
+        return RerankResult(items, Timings(tokenize_s, outcome.queue_s, outcome.forward_s))

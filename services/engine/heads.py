@@ -1,0 +1,34 @@
+"""From the last token's hidden state to the answer."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from services.engine.checkpoint import Checkpoint
+from services.engine.errors import CheckpointError
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+"""`fp32 [E, hidden] -> fp32 [E, width]`."""
+
+
+def unit_vectors(hidden: torch.Tensor) -> torch.Tensor:
+    """L2-normalised embeddings, `[E, hidden]`."""
+    return F.normalize(hidden, dim=-1)
+
+
+def yes_no(checkpoint: Checkpoint, yes_id: int, no_id: int, device: torch.device) -> Head:
+    """logit(yes) - logit(no), `[E, 1]`: two rows of the language-model head as one fp32 vector, never the whole head.
+
+    config.json says whether the head is the embedding's own table (0.6B, 4B) or a tensor of its own (8B).
+    """
+    config = checkpoint.config
+    name = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    table = checkpoint.tensor(name, (config.vocab_size, config.hidden_size))
+    if max(yes_id, no_id) >= config.vocab_size:
+        raise CheckpointError("tokenizer.json: 'yes' or 'no' lies outside the model's vocabulary")
+    weight = table[yes_id].float() - table[no_id].float()
+    if not weight.any():
+        raise CheckpointError(f"{checkpoint.name}: the rows of {name} for 'yes' and 'no' are equal")
+    column = weight.to(device).unsqueeze(1)
+    return lambda hidden: hidden @ column

@@ -1,0 +1,158 @@
+"""Start-up: settings → checkpoint → model on its device, warmed up and checked against itself."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from services.engine.checkpoint import Checkpoint
+from services.engine.devices import Cpu, Device
+from services.engine.errors import CheckpointError, EngineError
+from services.engine.heads import Head
+from services.engine.linear import choose_cpu_format, dense
+from services.engine.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
+from services.engine.qwen3 import Qwen3
+from services.engine.runner import Runner
+from services.engine.scheduler import Limits
+from services.engine.throughput import Throughput
+from services.engine.tokenizer import Tokenizer
+from services.engine.types import EngineSettings, Ids, ModelInfo, Vector
+
+MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
+
+# Tokens per batch. CPU: products of weights gain nothing past some 200 rows, and a short step keeps others waiting
+# less. CUDA: enough to hide launches and fill the card.
+_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
+# Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
+_MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Least cosine similarity (embeddings) or greatest relative difference (logits) between two batchings of one text.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+_PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to serve."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    runner: Runner
+    limits: Limits
+    throughput: Throughput
+
+
+def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Loaded:
+    """Blocking. Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself."""
+    device, dtype = _placement(settings)
+    _use_threads(settings)
+    checkpoint = Checkpoint.open(settings.model, settings.revision)
+    config = checkpoint.config
+    if not 64 <= settings.max_tokens <= config.max_position_embeddings:
+        raise CheckpointError(
+            f"max_tokens is {settings.max_tokens}; this model takes 64 to {config.max_position_embeddings}"
+        )
+    tokenizer = Tokenizer(checkpoint.tokenizer_file)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"tokenizer.json has {tokenizer.vocab_size} tokens, the model's vocabulary only {config.vocab_size}"
+        )
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(checkpoint.digest)
+        if device.type == "cpu" and dtype == torch.float32:
+            sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
+            linear, _ = choose_cpu_format(sample)
+        else:
+            linear = dense(device, dtype)
+        model = Qwen3(checkpoint, device, dtype, linear, settings.max_tokens)
+        head = make_head(checkpoint, tokenizer, device)
+        weights_digest = digest.result()
+    batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
+    on_device: Device = Cpu(model, head)
+    limits = Limits(
+        batch=batch_tokens,
+        queue=settings.queue_tokens or 64 * batch_tokens,
+        mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
+        depth=2 if on_device.overlaps else 1,
+    )
+    runner = Runner(on_device)
+    throughput = Throughput(_warm_up(runner, tokenizer, batch_tokens), batch_tokens)
+    _check_itself(runner, tokenizer, _TOLERANCE[dtype])
+    dtype_name = str(dtype).removeprefix("torch.")
+    identity = (
+        checkpoint.name,
+        checkpoint.revision,
+        weights_digest,
+        hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
+        dtype_name,
+        TEMPLATE_VERSION,
+    )
+    info = ModelInfo(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        fingerprint=hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32],
+        dimensions=config.hidden_size if embeds else 0,
+        max_tokens=settings.max_tokens,
+        dtype=dtype_name,
+        device=device.type,
+        default_instruction=DEFAULT_INSTRUCTION,
+        template_version=TEMPLATE_VERSION,
+        weights_digest=weights_digest,
+    )
+    return Loaded(info, tokenizer, runner, limits, throughput)
+
+
+def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
+    kind = settings.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in _BATCH_TOKENS:
+        raise CheckpointError(f"device {kind!r} is unknown: auto, cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("device is cuda, but no CUDA device can be used; set it to cpu or auto")
+    name = settings.dtype
+    if name == "auto":
+        name = "float32" if kind == "cpu" else "bfloat16"
+    if name not in _DTYPES:
+        raise CheckpointError(f"dtype {name!r} is unknown: auto, {', '.join(_DTYPES)}")
+    return torch.device(kind), _DTYPES[name]
+
+
+def _use_threads(settings: EngineSettings) -> None:
+    """Process-wide, once: the kernels' threads and the tokenizer's (its pool reads the variable on first use)."""
+    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(settings.tokenizer_threads))
+
+
+def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
+    """Touches every weight and allocates; gives tokens per second of a large batch."""
+    text = tokenizer.encode([_PROBE])[0]
+    batch = [text] * 1
+    runner.run(batch)
+    tokens = min(batch_tokens, 256)
+    # Different beginnings, so that nothing is shared.
+    batch = [np.roll(text, i)[: max(1, tokens // 8)] for i in range(8)]
+    start = time.perf_counter()
+    runner.run(batch)
+    return sum(map(len, batch)) / (time.perf_counter() - start)
+
+
+def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> None:
+    """One text alone, and among others with which it shares prefixes, must give the same output."""
+    text = tokenizer.encode([_PROBE])[0]
+    crowd: list[Ids] = [text[:3], text[::-1], np.concatenate([text, text]), text, np.concatenate([text, text[::-1]])]
+    alone, together = _row(runner.run([text])[0]), _row(runner.run(crowd)[3])
+    if np.linalg.norm(alone - together) > tolerance * np.linalg.norm(alone):
+        raise CheckpointError("self-check failed: a text alone and the same text in a batch give different results")
+
+
+def _row(output: Vector | EngineError) -> Vector:
+    if isinstance(output, EngineError):
+        raise CheckpointError(f"self-check failed: {output}")
+    return output

@@ -1,0 +1,188 @@
+"""Lays token sequences out as one flat row in which no token is padding and no shared prefix is repeated.
+
+Sharing is discovered from the tokens themselves, so the system prompt of two rerank requests, the query of one, the
+`Instruct:` head of search queries and plain duplicates are all the same case. The row is cut into segments that form
+a shallow tree:
+
+    rows       [ P | P·Q | d1 | d2 | d3 | e1 | e2 ]        P·Q: what follows P; d1…d3 follow P·Q; e1, e2 stand alone
+    positions  0…    |P|…  |PQ|… …       0…   0…
+
+Every position-wise operation runs once per row. Attention alone looks at a segment together with its ancestors:
+`blocks` says so for kernels that merge partial results, `kv_index` and `cu_*` for kernels that take ragged batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from services.engine.prompts import common_prefix
+from services.engine.types import Ids
+
+MIN_SHARED = 8  # a shorter common prefix is not worth a segment of its own
+LEVELS = 2  # of shared prefixes: system prompt and instruction, then query
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`count` attention problems of one shape: queries `[q + i·q_len …)` see keys `[k + i·k_len …)`, i < count."""
+
+    q: int
+    q_len: int
+    k: int
+    k_len: int
+    count: int
+    causal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch as integers. T rows, S segments, N sequences, E distinct ends (E ≤ N: duplicates share one)."""
+
+    ids: Ids  # [T]
+    positions: Ids  # [T]
+    cu_q: Ids  # [S + 1] first row of each segment, then T
+    cu_k: Ids  # [S + 1] the same for the keys a segment sees: its ancestors' and its own
+    kv_index: Ids | None  # [cu_k[-1]] rows of those keys; None when nothing is shared and it would be 0 … T-1
+    max_q: int
+    max_k: int
+    last_rows: Ids  # [E] rows whose output is wanted, ascending
+    cu_last: Ids  # [S + 1] like cu_q, counting only last rows
+    outputs: Ids  # [N] sequence → index into last_rows
+    blocks: tuple[Block, ...]  # own keys first, then those of ancestors; together they cover every (query, key) pair
+    last_blocks: tuple[Block, ...]  # the same with last rows as the only queries
+    requested_tokens: int  # sum of the sequences' lengths
+
+    @property
+    def tokens(self) -> int:
+        """T, the tokens computed."""
+        return len(self.ids)
+
+
+@dataclass(eq=False, slots=True)
+class _Segment:
+    tokens: Ids
+    position: int  # of its first token
+    start: int  # its first row
+    parent: "_Segment | None"
+    ends: list[int] = field(default_factory=list)  # sequences whose last token is this segment's last
+    family: int = 0  # one past the index of its last descendant
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.tokens)
+
+
+def pack(sequences: Sequence[Ids], *, min_saving: float = 0.0) -> Packed:
+    """Packs non-empty sequences. O(total tokens · log N).
+
+    `min_saving`: share prefixes only if that spares at least this fraction of the tokens; sharing costs a gather.
+    """
+    segments = _Tree(sequences, LEVELS).segments
+    requested = sum(map(len, sequences))
+    if segments[-1].stop > (1 - min_saving) * requested:
+        segments = _Tree(sequences, 0).segments
+    return _lay_out(segments, len(sequences), requested)
+
+
+class _Tree:
+    """Builds the segments in row order, depth first, so that a segment's descendants are contiguous rows."""
+
+    def __init__(self, sequences: Sequence[Ids], levels: int) -> None:
+        # Big-endian bytes sort like the tokens do; equal keys are duplicates.
+        owners: dict[bytes, list[int]] = {}
+        for index, ids in enumerate(sequences):
+            owners.setdefault(ids.astype(">u4").tobytes(), []).append(index)
+        self._owners = [owners[key] for key in sorted(owners)]
+        self._ids = [sequences[owner[0]] for owner in self._owners]
+        self._lcp = [0] + [common_prefix(a, b) for a, b in zip(self._ids, self._ids[1:], strict=False)]
+        self.segments: list[_Segment] = []
+        self._rows = 0
+        self._grow(0, len(self._ids), None, levels)
+
+    def _grow(self, low: int, high: int, parent: _Segment | None, levels: int) -> None:
+        """Adds the sorted sequences low … high-1, which all begin with what `parent` and its ancestors hold."""
+        depth = parent.position + len(parent.tokens) if parent else 0
+        leaves: list[int] = []
+        groups: list[tuple[int, int]] = []
+        start = low
+        for i in range(low + 1, high + 1):
+            if i == high or levels == 0 or self._lcp[i] < depth + MIN_SHARED:
+                if i - start == 1:
+                    leaves.append(start)
+                else:
+                    groups.append((start, i))
+                start = i
+        # Neighbours of equal length can go through attention in one call.
+        for i in sorted(leaves, key=lambda i: len(self._ids[i])):
+            if len(self._ids[i]) == depth and parent:
+                parent.ends = self._owners[i]
+            else:
+                self._add(self._ids[i][depth:], depth, parent).ends = self._owners[i]
+        for start, stop in groups:
+            shared = min(self._lcp[start + 1 : stop])
+            node = self._add(self._ids[start][depth:shared], depth, parent)
+            self._grow(start, stop, node, levels - 1)
+            node.family = len(self.segments)
+
+    def _add(self, tokens: Ids, position: int, parent: _Segment | None) -> _Segment:
+        segment = _Segment(tokens, position, self._rows, parent)
+        self.segments.append(segment)
+        segment.family = len(self.segments)
+        self._rows += len(tokens)
+        return segment
+
+
+def _lay_out(segments: list[_Segment], sequences: int, requested: int) -> Packed:
+    cu_q = _cumulative([len(s.tokens) for s in segments])
+    cu_last = _cumulative([1 if s.ends else 0 for s in segments])
+    shared = any(s.parent for s in segments)
+    cu_k = _cumulative([s.position + len(s.tokens) for s in segments]) if shared else cu_q
+    outputs = np.empty(sequences, np.int32)
+    for segment, at in zip(segments, cu_last, strict=False):
+        outputs[segment.ends] = at
+    return Packed(
+        ids=np.concatenate([s.tokens for s in segments]),
+        positions=np.concatenate([_range(s.position, len(s.tokens)) for s in segments]),
+        cu_q=cu_q,
+        cu_k=cu_k,
+        kv_index=np.concatenate([rows for s in segments for rows in _key_rows(s)]) if shared else None,
+        max_q=int(np.diff(cu_q).max()),
+        max_k=int(np.diff(cu_k).max()),
+        last_rows=cu_q[1:][np.diff(cu_last) == 1] - 1,
+        cu_last=cu_last,
+        outputs=outputs,
+        blocks=_blocks(segments, cu_q, causal=True),
+        last_blocks=_blocks(segments, cu_last, causal=False),
+        requested_tokens=requested,
+    )
+
+
+def _blocks(segments: list[_Segment], cu: Ids, *, causal: bool) -> tuple[Block, ...]:
+    """Own keys of every segment, then its keys for all its descendants. `cu`: queries before each segment."""
+    own: list[Block] = []
+    inherited: list[Block] = []
+    for i, segment in enumerate(segments):
+        q, q_len, k, k_len = int(cu[i]), int(cu[i + 1] - cu[i]), segment.start, len(segment.tokens)
+        before = own[-1] if own else None
+        if before and (before.q_len, before.k_len) == (q_len, k_len) and before.k + before.count * k_len == k:
+            own[-1] = replace(before, count=before.count + 1)
+        elif q_len:
+            own.append(Block(q, q_len, k, k_len, 1, causal))
+        heirs = int(cu[i + 1]), int(cu[segment.family])
+        if heirs[1] > heirs[0]:
+            inherited.append(Block(heirs[0], heirs[1] - heirs[0], k, k_len, 1, causal=False))
+    return (*own, *inherited)
+
+
+def _key_rows(segment: _Segment) -> list[Ids]:
+    inherited = _key_rows(segment.parent) if segment.parent else []
+    return [*inherited, _range(segment.start, len(segment.tokens))]
+
+
+def _range(start: int, length: int) -> Ids:
+    return np.arange(start, start + length, dtype=np.int32)
+
+
+def _cumulative(counts: list[int]) -> Ids:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
