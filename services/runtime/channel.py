@@ -1,0 +1,93 @@
+"""Channels to other servers of this system: balanced, health-checked, retried within a budget, traced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from services.runtime.auth import channel_credentials
+from services.runtime.telemetry.client import ClientTelemetry
+from services.runtime.telemetry.setup import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSettings:
+    """How to reach a pool of servers."""
+
+    max_message_bytes: int = 64 << 20
+    tls: bool = False
+    tls_ca: Path | None = None
+    """Judges the server; None: the system's roots."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_server_name: str | None = None
+    """Name that the server's certificate must bear, where it is not the target's."""
+    token: str | None = None
+    """Bearer token sent with every call."""
+    attempts: int = 3
+    """Tries of one call in all, 1 to 5; only UNAVAILABLE is tried again, on another connection where there is one."""
+
+
+def service_config(health_service: str | None, attempts: int) -> dict[str, Any]:
+    """The channel's service config: round_robin over every address, retries within a budget, health by name."""
+    method: dict[str, Any] = {"name": [{}]}
+    if attempts > 1:
+        method["retryPolicy"] = {
+            "maxAttempts": attempts,
+            "initialBackoff": "0.02s",
+            "maxBackoff": "1s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+    config: dict[str, Any] = {
+        "loadBalancingConfig": [{"round_robin": {}}],  # the default, pick_first, sends everything to one replica
+        "methodConfig": [method],
+        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    }
+    if health_service is not None:
+        config["healthCheckConfig"] = {"serviceName": health_service}
+    return config
+
+
+def channel(
+    target: str,
+    telemetry: Telemetry,
+    settings: ChannelSettings | None = None,
+    *,
+    health_service: str | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+) -> grpc.aio.Channel:
+    """A channel to all addresses of `target`, any gRPC target ("dns:///winnow-embed:50051").
+
+    With `health_service` (the proto service's full name) a replica gets calls only while its health says SERVING.
+    OSError where a TLS file cannot be read.
+    """
+    settings = settings or ChannelSettings()
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(service_config(health_service, settings.attempts))),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # Calls over this size are not retried; grpc's default is a mere 256 KiB.
+        ("grpc.per_rpc_retry_buffer_size", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+    ]
+    if settings.tls and settings.tls_server_name:
+        options.append(("grpc.ssl_target_name_override", settings.tls_server_name))
+    metadata = [("authorization", f"Bearer {settings.token}")] if settings.token else []
+    chain = [*ClientTelemetry(telemetry, target, metadata).interceptors(), *interceptors]
+    if not settings.tls:
+        return grpc.aio.insecure_channel(target, options, interceptors=chain)
+    credentials = channel_credentials(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)

@@ -1,0 +1,379 @@
+"""Every failure that is told to a caller, and the one table that turns it into a `google.rpc.Status`.
+
+A `Problem` is raised anywhere below a handler; the errors interceptor tells it. Messages say what the caller can do.
+An exception that is no `Problem` is our own fault: the caller gets an incident id, the log gets the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "winnow"
+DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+# HTTP/2 headers carry the details, and grpc drops a status whose trailers exceed some 8 KiB.
+_MAX_VIOLATIONS = 16
+_MAX_TEXT = 512
+_MAX_DETAILS_BYTES = 4096
+
+log = logging.getLogger("winnow.incident")
+
+_M = TypeVar("_M", bound=Message)
+
+
+class Problem(Exception):  # noqa: N818 - not every problem is an error of ours
+    """A failure with a place in the table: `code` and `reason` by class, message and details by instance."""
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+
+    def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = _short(message)
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+    @property
+    def pushback_ms(self) -> int | None:
+        """When a retrying client may try again; negative: not at all; None: as its own policy says."""
+        return None
+
+    def details(self) -> Iterable[Message | AnyMessage]:
+        """What goes into the status beside ErrorInfo."""
+        return ()
+
+
+class InvalidFields(Problem):
+    """The caller's fault; each violation is (field path as the proto names it, what is wrong and what is allowed)."""
+
+    code, reason = grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        self.violations = [(field, _short(description)) for field, description in violations[:_MAX_VIOLATIONS]]
+        more = len(violations) - len(self.violations)
+        told = "; ".join(f"{field}: {description}" for field, description in self.violations)
+        super().__init__(told + (f"; and {more} more" if more else ""))
+
+    def details(self) -> Iterable[Message]:
+        """One BadRequest that names every field."""
+        bad = error_details_pb2.BadRequest()
+        for field, description in self.violations:
+            bad.field_violations.add(field=field, description=description)
+        return (bad,)
+
+
+class InvalidField(InvalidFields):
+    """One wrong field."""
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__([(field, description)])
+
+
+class NotFound(Problem):
+    """There is no such thing: `what` is its kind ("collection"), `name` the caller's name for it."""
+
+    code, reason = grpc.StatusCode.NOT_FOUND, "NOT_FOUND"
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f'There is no {what} "{name}".', metadata={"what": what, "name": name})
+
+
+class AlreadyExists(Problem):
+    """The name is taken."""
+
+    code, reason = grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f'The {what} "{name}" exists already.', metadata={"what": what, "name": name})
+
+
+class _Busy(Problem):
+    def __init__(self, message: str, retry_after_s: float, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.retry_after_s = retry_after_s if 0 < retry_after_s < math.inf else 1.0
+
+    def details(self) -> Iterable[Message]:
+        """RetryInfo with the delay."""
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromNanoseconds(int(self.retry_after_s * 1e9))
+        return (info,)
+
+
+class ReplicaFull(_Busy):
+    """This replica's queue is full; another may have room, so a retry policy may try at once elsewhere."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "REPLICA_FULL"
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("This replica's queue is full. Retry after the given delay, or on another replica.",
+                         retry_after_s)  # fmt: skip
+
+    @property
+    def pushback_ms(self) -> int | None:
+        """Estimated time until the queue has room."""
+        return max(1, int(self.retry_after_s * 1000))
+
+
+class PoolSaturated(_Busy):
+    """Every replica is full: a retry would only add load."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("All replicas are full. Back off for the given delay, then retry.", retry_after_s)
+
+    @property
+    def pushback_ms(self) -> int | None:
+        """Never retry by policy."""
+        return -1
+
+
+class QuotaExceeded(Problem):
+    """The caller used up what it may."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"
+
+    def __init__(self, subject: str, description: str) -> None:
+        super().__init__(description)
+        self.subject = subject
+
+    @property
+    def pushback_ms(self) -> int | None:
+        """Never retry by policy."""
+        return -1
+
+    def details(self) -> Iterable[Message]:
+        """One QuotaFailure."""
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=self.subject, description=self.message)
+        return (failure,)
+
+
+class DeadlineTooShort(Problem):
+    """The answer cannot be ready before the caller's deadline; said before any model work."""
+
+    code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT"
+
+    def __init__(self) -> None:
+        super().__init__("The deadline is too short for the work in front of this call. Allow more time, or send less.")
+
+
+class NotReady(_Busy):
+    """This replica takes no calls now; `state` is "loading" or "draining"."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "NOT_READY"
+
+    def __init__(self, state: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(f"This replica is {state}. Retry on another one, or after the given delay.", retry_after_s,
+                         metadata={"state": state})  # fmt: skip
+
+
+class UpstreamUnavailable(_Busy):
+    """A server behind this one cannot be reached; `what` names it to the caller ("embed worker")."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"
+
+    def __init__(self, what: str, description: str = "cannot be reached", retry_after_s: float = 1.0) -> None:
+        super().__init__(f"The {what} {description}. Retry after the given delay.", retry_after_s,
+                         metadata={"upstream": what})  # fmt: skip
+
+    @property
+    def pushback_ms(self) -> int | None:
+        """Never retry by policy: this server has retried already, and retries must not multiply."""
+        return -1
+
+
+class Precondition(Problem):
+    """The system is not in the state that the call needs; `message` says what to do about it."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION"
+
+    def __init__(self, reason: str, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.reason = reason
+
+
+class Unauthenticated(Problem):
+    """No token, or a wrong one."""
+
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        super().__init__('Send a valid token in the call\'s metadata: "authorization: Bearer <token>".')
+
+
+class DeviceMemory(Problem):
+    """The device has no memory for this item, even on its own."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY"
+
+    def __init__(self) -> None:
+        super().__init__("The model's device has no memory for this input. Send shorter texts or a lower max_tokens.")
+
+
+class NonFiniteResult(Problem):
+    """The model gave NaN or infinity for this item."""
+
+    code, reason = grpc.StatusCode.INTERNAL, "NON_FINITE"
+
+    def __init__(self) -> None:
+        super().__init__("The model gave no finite result for this text. Its neighbours are not affected.")
+
+
+class Internal(Problem):
+    """Our own fault. The caller sees only the incident id; `cause` is for the log."""
+
+    code, reason = grpc.StatusCode.INTERNAL, "INTERNAL"
+
+    def __init__(self, cause: BaseException | None = None, *, incident: str | None = None) -> None:
+        self.incident = incident or secrets.token_hex(8)
+        super().__init__(f"Internal error. Quote incident {self.incident} to the operator.",
+                         metadata={"incident": self.incident})  # fmt: skip
+        self.cause = cause
+
+
+class Retold(Problem):
+    """An upstream status passed on as it is: code, reason, message and details are the upstream's."""
+
+    def __init__(self, status: status_pb2.Status, code: grpc.StatusCode, reason: str) -> None:
+        super().__init__(status.message)
+        self.code, self.reason, self.status = code, reason, status
+
+
+def to_status(problem: Problem) -> status_pb2.Status:
+    """The problem as a `google.rpc.Status`: of a whole call, or in the place of one item."""
+    if isinstance(problem, Retold):
+        return problem.status
+    status = status_pb2.Status(code=problem.code.value[0], message=problem.message)
+    info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN, metadata=problem.metadata)
+    status.details.add().Pack(info)
+    for detail in problem.details():
+        status.details.add().Pack(detail)
+    return status
+
+
+def caught(error: BaseException) -> Problem:
+    """The problem that an exception from a handler means.
+
+    What is no `Problem` becomes `Internal` and is logged here, once, with its incident id and, where this runs under
+    a span, its trace id. The exception's own text may quote a caller's text, so it is logged at DEBUG only.
+    """
+    match error:
+        case Problem():
+            problem: Problem = error
+        case grpc.aio.AioRpcError():
+            problem = from_rpc_error(error)
+        case _:
+            problem = Internal(error)
+    if isinstance(problem, Internal) and problem.cause is not None:
+        cause, problem.cause = problem.cause, None
+        log.error("incident %s: %s", problem.incident, _frames(cause), extra={"incident": problem.incident})
+        log.debug("incident %s in full", problem.incident, exc_info=cause)
+    return problem
+
+
+def is_stray(error: asyncio.CancelledError) -> bool:
+    """True for a CancelledError that nobody sent to this task, such as one from awaiting a future that was cancelled.
+
+    Left alone it would end a grpc.aio handler without any status and hang the client until its deadline.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() == 0
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:
+    """Ends the call with the problem's status, its rich details and, where it says so, the retry pushback."""
+    status = to_status(problem)
+    if status.ByteSize() > _MAX_DETAILS_BYTES:
+        del status.details[1:]
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    if problem.pushback_ms is not None:
+        trailers.append((PUSHBACK_KEY, str(problem.pushback_ms)))
+    await context.abort(problem.code, status.message, trailing_metadata=tuple(trailers))
+    raise AssertionError("abort returns never")
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, what: str = "worker") -> Problem:
+    """What an upstream's failed call means for our own caller; `what` names the upstream to people.
+
+    Statuses that the upstream meant for the caller are passed on whole. Everything else (text from inside grpc,
+    addresses) stays in the log.
+    """
+    status = _rich(error)
+    info = _info(status)
+    if status is None or info is None:
+        match error.code():
+            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+                return UpstreamUnavailable(what)
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return DeadlineTooShort()
+            case _:
+                return Internal(error)
+    delay = _retry_delay(status)
+    match error.code(), info.reason:
+        case grpc.StatusCode.UNAVAILABLE, ReplicaFull.reason:
+            return ReplicaFull(delay)
+        case grpc.StatusCode.UNAVAILABLE, NotReady.reason:
+            return NotReady(info.metadata.get("state") or "not ready", delay)
+        case grpc.StatusCode.UNAVAILABLE, _:
+            return UpstreamUnavailable(what, retry_after_s=delay)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED, PoolSaturated.reason:
+            return PoolSaturated(delay)
+        case grpc.StatusCode.DEADLINE_EXCEEDED, _:
+            return DeadlineTooShort()
+        case grpc.StatusCode.INTERNAL, Internal.reason:
+            return Internal(incident=info.metadata.get("incident"))
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED, _:
+            return Internal(error)  # our credentials, not the caller's
+        case code, reason:
+            return Retold(status, code, reason)
+
+
+def _rich(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _unpacked(status: status_pb2.Status | None, kind: type[_M]) -> Iterator[_M]:
+    for detail in status.details if status else ():
+        message = kind()
+        if detail.Unpack(message):
+            yield message
+
+
+def _info(status: status_pb2.Status | None) -> error_details_pb2.ErrorInfo | None:
+    return next((i for i in _unpacked(status, error_details_pb2.ErrorInfo) if i.domain == DOMAIN), None)
+
+
+def _retry_delay(status: status_pb2.Status) -> float:
+    return next((i.retry_delay.ToNanoseconds() / 1e9 for i in _unpacked(status, error_details_pb2.RetryInfo)), 1.0)
+
+
+def _frames(error: BaseException) -> str:
+    """Types and code lines of an exception and its causes, without their messages."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        parts.append(f"{type(cause).__qualname__}\n{''.join(traceback.format_tb(cause.__traceback__)).rstrip()}")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\ncaused by ".join(parts)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"

@@ -1,0 +1,35 @@
+"""Asks for a bearer token, where the process was given a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from opentelemetry import trace
+
+from services.runtime.auth import Tokens
+from services.runtime.errors import Unauthenticated
+from services.runtime.interceptors.around import Around, Context
+from services.runtime.telemetry import names
+
+_SCHEME = "bearer "
+
+
+class AuthInterceptor(Around):
+    """UNAUTHENTICATED without a known token. The token's name, if it has one, is on the span; the token never is."""
+
+    infrastructure = False
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    @asynccontextmanager
+    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+        """Refuses, or stands aside."""
+        header = next((str(v) for k, v in details.invocation_metadata or () if k == "authorization"), "")
+        name = self._tokens.name_of(header[len(_SCHEME) :]) if header.lower().startswith(_SCHEME) else None
+        if name is None:
+            raise Unauthenticated
+        trace.get_current_span().set_attribute(names.CLIENT, name)
+        yield

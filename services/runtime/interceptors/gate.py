@@ -1,0 +1,28 @@
+"""Lets calls in only while the process serves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from services.runtime.errors import NotReady
+from services.runtime.interceptors.around import Around, Context
+from services.runtime.lifecycle import Lifecycle, Phase
+
+
+class GateInterceptor(Around):
+    """UNAVAILABLE while loading, draining or broken, so that a retry goes to another replica."""
+
+    infrastructure = False
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    @asynccontextmanager
+    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+        """Refuses, or stands aside."""
+        if self._lifecycle.phase is not Phase.SERVING:
+            raise NotReady(self._lifecycle.phase.value)
+        yield

@@ -1,0 +1,110 @@
+"""One server span and one duration for each call, by the stable RPC conventions.
+
+Health and reflection are left out: probes would drown the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from services.runtime.deadline import remaining
+from services.runtime.errors import Internal, Problem, caught, is_stray
+from services.runtime.interceptors.around import Around, Context
+from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
+
+_PROPAGATED = ("traceparent", "tracestate")
+
+# A server's span is an error only for these; the others are the caller's doing.
+_SERVER_ERRORS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+# Calls that were turned away, rather than tried.
+_SHED = frozenset({"REPLICA_FULL", "OVERLOADED", "QUOTA_EXCEEDED", "DEADLINE_TOO_SHORT", "NOT_READY"})
+
+
+class TelemetryInterceptor(Around):
+    """Continues the caller's trace, times the call, and sees its final status."""
+
+    infrastructure = False
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._tracer = telemetry.tracer
+        self._duration = telemetry.histogram(names.SERVER_DURATION)
+        self._active = telemetry.up_down_counter(names.SERVER_ACTIVE)
+        self._shed = telemetry.counter(names.SHED)
+        self._propagator = TraceContextTextMapPropagator()
+
+    @asynccontextmanager
+    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+        """The span is current within the handler; `trace.get_current_span()` adds attributes to it."""
+        method = str(details.method).lstrip("/")
+        attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
+        carrier = {k: str(v) for k, v in details.invocation_metadata or () if k in _PROPAGATED}
+        parent = self._propagator.extract(carrier, otel_context.Context())
+        span = self._tracer.start_span(method, parent, SpanKind.SERVER, dict(attributes))
+        token = otel_context.attach(trace.set_span_in_context(span, parent))
+        started = time.perf_counter()
+        self._active.add(1, attributes)
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            yield
+            code = _said(context)
+        except grpc.aio.AbortError:
+            code = _said(context)
+            raise
+        except (asyncio.CancelledError, Exception) as error:
+            if isinstance(error, asyncio.CancelledError) and not is_stray(error):
+                code = _why_cancelled(context)
+                raise
+            problem = caught(error)  # here, so that the log's incident carries this span's trace id
+            code = problem.code
+            self._note(span, problem)
+            raise problem from error
+        finally:
+            self._active.add(-1, attributes)
+            attributes[names.RPC_STATUS] = code.name
+            if code in _SERVER_ERRORS:
+                attributes[names.ERROR_TYPE] = code.name
+                span.set_status(Status(StatusCode.ERROR))
+            span.set_attributes(attributes)
+            self._duration.record(time.perf_counter() - started, attributes)
+            otel_context.detach(token)
+            span.end()
+
+    def _note(self, span: trace.Span, problem: Problem) -> None:
+        span.set_attribute(names.REASON, problem.reason)
+        if isinstance(problem, Internal):
+            span.set_attribute(names.INCIDENT, problem.incident)
+        if problem.reason in _SHED:
+            self._shed.add(1, {names.SHED_REASON: problem.reason.lower()})
+
+
+def _said(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The status that the handler set; grpc.aio gives it as a StatusCode, an int, or nothing for OK."""
+    code: Any = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    return next((known for known in grpc.StatusCode if known.value[0] == (code or 0)), grpc.StatusCode.UNKNOWN)
+
+
+def _why_cancelled(context: Context) -> grpc.StatusCode:
+    left = remaining(context)
+    return grpc.StatusCode.DEADLINE_EXCEEDED if left is not None and left <= 0 else grpc.StatusCode.CANCELLED

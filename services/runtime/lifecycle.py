@@ -1,0 +1,65 @@
+"""What state a process is in, and the health service that says so.
+
+LOADING → SERVING → DRAINING, or BROKEN from any of them. Health names: "" and each served service follow the state;
+"liveness" is SERVING until BROKEN, whatever the load, the state or the neighbours, so that a probe on it restarts
+a process only where a restart helps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Sequence
+
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio
+
+LIVENESS = "liveness"
+_Status = health_pb2.HealthCheckResponse
+
+
+class Phase(enum.Enum):
+    """State of a process."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    DRAINING = "draining"
+    BROKEN = "broken"
+
+
+class Lifecycle:
+    """State of one process; lives on one event loop.
+
+    `stopping` is set when the process begins to end, for whatever reason: handlers of endless streams wait for it
+    beside their caller, so that they can finish what they took and part.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self.services = tuple(services)
+        self.phase = Phase.LOADING
+        self.stopping = asyncio.Event()
+        self.health = health_aio.HealthServicer()
+
+    async def announce(self) -> None:
+        """Writes the state into the health service."""
+        status = _Status.SERVING if self.phase is Phase.SERVING else _Status.NOT_SERVING
+        for name in ("", *self.services):
+            await self.health.set(name, status)
+        await self.health.set(LIVENESS, _Status.NOT_SERVING if self.phase is Phase.BROKEN else _Status.SERVING)
+
+    async def ready(self) -> None:
+        """Loading is done: calls are let in. Says nothing where the process is ending already."""
+        if self.phase is Phase.LOADING:
+            self.phase = Phase.SERVING
+            await self.announce()
+
+    def stop(self) -> None:
+        """Begins the end: new calls are refused, `stopping` is set. Safe to call twice, and in a signal handler."""
+        if self.phase is not Phase.BROKEN:
+            self.phase = Phase.DRAINING
+        self.stopping.set()
+
+    def fail(self) -> None:
+        """Something broke that only a restart mends: the process ends with a status other than 0."""
+        self.phase = Phase.BROKEN
+        self.stopping.set()

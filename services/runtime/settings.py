@@ -1,0 +1,129 @@
+"""One frozen settings object per process, read once from environment variables under the process's prefix.
+
+A process subclasses `ProcessSettings` with its `env_prefix`; `load` reads it or ends the process with one line for
+each wrong variable. A variable under the prefix that names no setting stops the start: a typing error must not run
+for weeks with a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+def _blank(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _host_port(value: object) -> object:
+    if isinstance(value, str):
+        host, colon, port = value.rpartition(":")
+        if not (colon and host and port.isdigit() and int(port) < 65536):
+            raise ValueError("must be HOST:PORT, as in [::]:50051 or 127.0.0.1:0 (0: any free port)")
+    return value
+
+
+Listen = Annotated[str, BeforeValidator(_host_port)]
+"""HOST:PORT; port 0 takes a free one, which is said on stderr."""
+OptionalListen = Annotated[Listen | None, BeforeValidator(_blank)]
+"""The same; empty turns it off."""
+OptionalPath = Annotated[Path | None, BeforeValidator(_blank)]
+"""A file; empty is none."""
+
+
+class ProcessSettings(BaseSettings):
+    """What every process can be told. Each field is the variable PREFIX + its name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    listen: Listen = Field(description="address of the gRPC port")
+    metrics_listen: OptionalListen = Field(description="address of the Prometheus endpoint; empty: none")
+    health_listen: OptionalListen = Field(
+        None, description="address of a plaintext port with the health service only, for probes beside mutual TLS"
+    )
+    reflection: bool = Field(True, description="serve gRPC reflection")
+    max_message_bytes: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="most bytes in one message, both ways")
+    drain_seconds: float = Field(30.0, ge=0, le=3600, description="most time for accepted calls after SIGTERM")
+    connection_age_seconds: float = Field(
+        300.0, ge=0, description="ask clients to reconnect after so long, so that they find new replicas; 0: never"
+    )
+    tls_cert: OptionalPath = Field(None, description="certificate chain (PEM); with it the gRPC port speaks TLS")
+    tls_key: OptionalPath = Field(None, description="private key (PEM) of the certificate")
+    tls_ca: OptionalPath = Field(None, description="CA (PEM); with it clients must show a certificate signed by it")
+    auth_tokens_file: OptionalPath = Field(
+        None, description='bearer tokens that may call, "name token" or "token" a line; picked up when it changes'
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level of the log")
+    log_format: Literal["plain", "json"] = Field("plain", description="form of the log on stderr")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are needed together")
+        if self.tls_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_ca needs tls_cert and tls_key")
+        return self
+
+
+Settings = TypeVar("Settings", bound=ProcessSettings)
+
+
+def load(kind: type[Settings]) -> Settings:
+    """The settings, or the end of the process (status 2) with a line for each wrong variable on stderr."""
+    prefix = kind.model_config.get("env_prefix", "")
+    wrong = list(_unknown(kind, prefix))
+    try:
+        settings = kind()  # type: ignore[call-arg]  # the environment gives them
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            name = prefix + "_".join(str(part) for part in item["loc"][:1]).upper() if item["loc"] else prefix + "TLS_*"
+            wrong.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+    if wrong:
+        print("\n".join(f"wrong setting: {line}" for line in wrong), file=sys.stderr, flush=True)
+        raise SystemExit(2)
+    return settings
+
+
+def _unknown(kind: type[ProcessSettings], prefix: str) -> Iterator[str]:
+    known = [prefix + name.upper() for name in kind.model_fields]
+    for name in sorted(os.environ):
+        if not name.upper().startswith(prefix) or name.upper() in known:
+            continue
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)
+        hint = f"did you mean {close[0]}?"
+        if re.search(r"_SERVICE_(HOST|PORT)|_PORT(_|$)", name):
+            hint = "Kubernetes adds such names for a Service; set enableServiceLinks: false in the pod"
+        yield f"{name}: there is no such setting; {hint}"
+
+
+def told(settings: ProcessSettings) -> dict[str, Any]:
+    """Variable name → value, fit for the log: secrets and passwords within URLs are blotted out."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return {prefix + name.upper(): _redacted(value) for name, value in settings}
+
+
+def log_settings(settings: ProcessSettings, log: logging.Logger) -> None:
+    """One line with all of them, at start."""
+    values = told(settings)
+    log.info("settings %s", " ".join(f"{name}={value}" for name, value in values.items()), extra={"settings": values})
+
+
+def _redacted(value: object) -> Any:
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if value is None:
+        return ""
+    if isinstance(value, bool | int | float):
+        return value
+    return _USER_INFO.sub("***@", str(value))

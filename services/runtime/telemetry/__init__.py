@@ -1,0 +1,1 @@
+"""Traces, metrics and logs: one `Telemetry` a process, passed to whoever reports. OpenTelemetry keeps no globals."""

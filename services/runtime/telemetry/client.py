@@ -1,0 +1,127 @@
+"""One client span and one duration for each outbound call, retries included; the trace goes along as `traceparent`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
+
+_Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
+
+
+class _Outbound:
+    """What one call reports."""
+
+    def __init__(self, telemetry: ClientTelemetry, details: grpc.aio.ClientCallDetails) -> None:
+        method = details.method.decode() if isinstance(details.method, bytes) else str(details.method)
+        self._attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method.lstrip("/")}
+        self._span = telemetry.tracer.start_span(
+            method.lstrip("/"), kind=SpanKind.CLIENT, attributes={**self._attributes, **telemetry.server}
+        )
+        self._duration = telemetry.duration
+        self._started = time.perf_counter()
+        carrier: dict[str, str] = {}
+        telemetry.propagator.inject(carrier, trace.set_span_in_context(self._span))
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        for key, value in (*carrier.items(), *telemetry.metadata):
+            metadata[key] = value
+        self.details = grpc.aio.ClientCallDetails(
+            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
+    def end(self, code: grpc.StatusCode) -> None:
+        self._attributes[names.RPC_STATUS] = code.name
+        if code is not grpc.StatusCode.OK:  # on the client's side every one of them is an error
+            self._attributes[names.ERROR_TYPE] = code.name
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.set_attributes(self._attributes)
+        self._duration.record(time.perf_counter() - self._started, self._attributes)
+        self._span.end()
+
+
+class ClientTelemetry:
+    """The interceptors of one channel; `metadata` is added to every call (a bearer token, say)."""
+
+    def __init__(self, telemetry: Telemetry, target: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
+        self.tracer = telemetry.tracer
+        self.duration = telemetry.histogram(names.CLIENT_DURATION)
+        self.propagator = TraceContextTextMapPropagator()
+        self.metadata = tuple(metadata)
+        host, _, port = target.rpartition("/")[2].rpartition(":")
+        self.server: dict[str, str | int] = {names.SERVER_ADDRESS: host or port}
+        if host and port.isdigit():
+            self.server[names.SERVER_PORT] = int(port)
+        self._open: set[asyncio.Task[None]] = set()
+
+    def interceptors(self) -> list[grpc.aio.ClientInterceptor]:
+        """One for each kind of call: grpc.aio files an object under the first kind only that it is an instance of."""
+        return [_UnaryUnary(self), _UnaryStream(self), _StreamUnary(self), _StreamStream(self)]
+
+    async def unary(self, continuation: _Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        """A call with one response: it ends here, also when the caller cancels it."""
+        outbound = _Outbound(self, details)
+        code = grpc.StatusCode.CANCELLED
+        try:
+            call = await continuation(outbound.details, request)
+            code = await call.code()
+            return call
+        finally:
+            outbound.end(code)
+
+    async def stream(self, continuation: _Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        """A call with many responses, or with requests yet to be written: it ends when its status arrives."""
+        outbound = _Outbound(self, details)
+        try:
+            call = await continuation(outbound.details, request)
+        except BaseException:
+            outbound.end(grpc.StatusCode.CANCELLED)
+            raise
+
+        async def ended() -> None:
+            outbound.end(await call.code())
+
+        task = asyncio.create_task(ended())
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        return call
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, telemetry: ClientTelemetry) -> None:
+        self._telemetry = telemetry
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._telemetry.unary(continuation, client_call_details, request)
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, telemetry: ClientTelemetry) -> None:
+        self._telemetry = telemetry
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._telemetry.stream(continuation, client_call_details, request)
+
+
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, telemetry: ClientTelemetry) -> None:
+        self._telemetry = telemetry
+
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._telemetry.stream(continuation, client_call_details, request_iterator)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, telemetry: ClientTelemetry) -> None:
+        self._telemetry = telemetry
+
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._telemetry.stream(continuation, client_call_details, request_iterator)

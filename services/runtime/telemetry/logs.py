@@ -1,0 +1,68 @@
+"""The log on stderr: plain lines or one JSON object a line, with the trace and span ids of the current call.
+
+Texts of callers are never logged; see `errors.caught` for what becomes of an exception.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+from typing import Literal
+
+from opentelemetry import trace
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+# Lines that scripts wait for; they are written at every log level.
+announcements = logging.getLogger("winnow.start")
+
+
+def configure(level: str, form: Literal["plain", "json"]) -> None:
+    """Sets up the root logger. For composition roots only: logging is the one thing that Python keeps per process."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else PlainFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    announcements.setLevel(logging.INFO)
+
+
+def _ids() -> dict[str, str]:
+    span = trace.get_current_span().get_span_context()
+    if not span.is_valid:
+        return {}
+    return {"trace_id": trace.format_trace_id(span.trace_id), "span_id": trace.format_span_id(span.span_id)}
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
+
+
+class PlainFormatter(logging.Formatter):
+    """`time LEVEL logger: message [trace=…]`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        ids = _ids()
+        tail = f" trace={ids['trace_id']}" if ids else ""
+        if record.exc_info:
+            tail += "\n" + self.formatException(record.exc_info)
+        return f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{tail}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; `extra` fields are its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as JSON."""
+        fields = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_ids(),
+            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str, ensure_ascii=False)
