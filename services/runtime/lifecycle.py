@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
@@ -38,6 +39,9 @@ class Lifecycle:
         self.services = tuple(services)
         self.phase = Phase.LOADING
         self.stopping = asyncio.Event()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.health = health_aio.HealthServicer()
 
     async def announce(self) -> None:
@@ -52,6 +56,22 @@ class Lifecycle:
         if self.phase is Phase.LOADING:
             self.phase = Phase.SERVING
             await self.announce()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around each call that was let in."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Returns when no call is in progress."""
+        await self._idle.wait()
 
     def stop(self) -> None:
         """Begins the end: new calls are refused, `stopping` is set. Safe to call twice, and in a signal handler."""

@@ -32,14 +32,17 @@ from services.runtime.telemetry.setup import Telemetry
 
 log = logging.getLogger("winnow.server")
 
+_LAST_WORDS_SECONDS = 0.5  # for statuses that are on their way out
+
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Application(Protocol):
     """What a process serves. The methods are awaited in this order, each once; `register` comes first."""
 
-    services: Sequence[str]
-    """Full names of its proto services: they are its health names, and what reflection lists."""
+    @property
+    def services(self) -> Sequence[str]:
+        """Full names of its proto services: they are its health names, and what reflection lists."""
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds its servicers. No call reaches them before `start` is done."""
@@ -48,7 +51,7 @@ class Application(Protocol):
         """Loads and warms up; calls are let in when it returns. An exception ends the process."""
 
     async def drain(self) -> None:
-        """Finishes what was accepted. Cancelled when the time for it is over."""
+        """Finishes what goes on behind the calls, which have ended. Cancelled when the time for it is over."""
 
     async def close(self) -> None:
         """Frees everything; also after a `start` that failed or was cancelled."""
@@ -139,16 +142,16 @@ async def _start(application: Application, lifecycle: Lifecycle) -> None:
 async def _drain(seconds: float, application: Application, lifecycle: Lifecycle, server: grpc.aio.Server) -> None:
     announcements.info("stopping: %s", lifecycle.phase.value)
     if lifecycle.phase is Phase.BROKEN:
+        await server.stop(_LAST_WORDS_SECONDS)
         return
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
     try:
-        async with asyncio.timeout_at(end):
+        async with asyncio.timeout(seconds):
+            await lifecycle.idle()
             await application.drain()
     except TimeoutError:
         log.warning("not everything that was accepted could be finished within %g s", seconds)
-    # Sends GOAWAY and waits for the calls that are still writing their answers.
-    await server.stop(max(0.0, end - loop.time()))
+    # Sends GOAWAY. Watchers of the health service never end by themselves, so this takes all of its time.
+    await server.stop(_LAST_WORDS_SECONDS)
 
 
 async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc.aio.Server | None:

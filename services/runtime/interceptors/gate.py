@@ -1,4 +1,4 @@
-"""Lets calls in only while the process serves."""
+"""Lets calls in only while the process serves, and counts them, so that it can end when they have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class GateInterceptor(Around):
 
     @asynccontextmanager
     async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
-        """Refuses, or stands aside."""
+        """Refuses, or counts."""
         if self._lifecycle.phase is not Phase.SERVING:
             raise NotReady(self._lifecycle.phase.value)
-        yield
+        with self._lifecycle.call():
+            yield

@@ -1,0 +1,1 @@
+"""The EmbedService worker: `python -m services.embed`."""

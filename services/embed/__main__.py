@@ -1,0 +1,46 @@
+"""The embed worker: settings → engine → server → serve → drain."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import grpc
+
+from services.embed.servicer import SERVICE, EmbedServicer
+from services.embed.settings import EmbedSettings
+from services.engine.types import EngineSettings
+from services.runtime.lifecycle import Lifecycle
+from services.runtime.settings import load, log_settings
+from services.runtime.telemetry import logs
+from services.runtime.telemetry.setup import Telemetry
+from services.worker.application import Worker, run
+from winnow.embed.v1 import embed_pb2_grpc
+
+if TYPE_CHECKING:
+    from services.engine.engine import EmbedEngine
+
+
+def load_engine(settings: EngineSettings) -> EmbedEngine:
+    """Blocking; imports torch only now, on the loading thread, so that the port is bound before."""
+    from services.engine.engine import EmbedEngine
+
+    return EmbedEngine.load(settings)
+
+
+def main() -> None:
+    """Runs the process to its end."""
+    settings = load(EmbedSettings)
+    logs.configure(settings.log_level, settings.log_format)
+    log_settings(settings, logging.getLogger("winnow.embed"))
+    telemetry = Telemetry.start("winnow-embed", settings.metrics_listen)
+
+    def add(worker: Worker[EmbedEngine], server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
+        servicer = EmbedServicer(worker.engine, settings, worker.signals, lifecycle)
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
+
+    run(settings, Worker(SERVICE, lambda: load_engine(settings.engine()), add, telemetry), telemetry)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Settings of the embed worker, from EMBED_* variables."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.runtime.settings import Listen, OptionalListen
+from services.worker.settings import MODELS, WorkerSettings
+
+
+class EmbedSettings(WorkerSettings):
+    """What the embed worker can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="EMBED_")
+
+    listen: Listen = Field("[::]:50051", description="address of the gRPC port; port 0 takes a free one")
+    metrics_listen: OptionalListen = Field("[::]:9091", description="address of the Prometheus endpoint; empty: none")
+    model: str = Field(
+        str(MODELS / "nano-embed"), min_length=1, description="model: a folder in Hugging Face layout, or a hub id"
+    )
+    stream_window_tokens: int = Field(
+        0, ge=0, description="estimated tokens of one EmbedStream in flight; 0: a quarter of the queue"
+    )

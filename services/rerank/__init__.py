@@ -1,0 +1,1 @@
+"""The RerankService worker: `python -m services.rerank`."""

@@ -1,0 +1,91 @@
+"""Endless streams with a bounded window: work side by side, answers in completion order, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+_END = object()
+
+
+async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterator[C]:
+    """The items, until `stopping` is set, also while it waits for the next one."""
+    stop = asyncio.create_task(stopping.wait())
+
+    async def step() -> C | object:
+        return await anext(items, _END)
+
+    try:
+        while not stopping.is_set():
+            following = asyncio.create_task(step())
+            try:
+                await asyncio.wait((following, stop), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not following.done():
+                    following.cancel()
+                    await asyncio.wait((following,))
+            if following.cancelled():
+                return
+            item = following.result()
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stop.cancel()
+
+
+async def in_completion_order(
+    chunks: AsyncIterator[tuple[C, int]], work: Callable[[C], Awaitable[R]], window: int
+) -> AsyncIterator[R]:
+    """Results of `work` on each chunk, as they are ready.
+
+    `chunks` gives (chunk, cost); the next one is asked for only while the costs in flight leave room in `window` (one
+    that is larger goes alone). A result is in flight until the consumer asks for the next, so a caller that does not
+    read slows the reading. What `chunks` or `work` raises is raised after everything in flight has been given out.
+    """
+    open_tasks: set[asyncio.Task[R | None]] = set()
+    finished: asyncio.Queue[asyncio.Task[R | None]] = asyncio.Queue()
+    costs: dict[asyncio.Task[R | None], int] = {}
+    freed = asyncio.Event()
+    failure: BaseException | None = None
+
+    def begin(task: asyncio.Task[R | None], cost: int) -> None:
+        costs[task] = cost
+        open_tasks.add(task)
+        task.add_done_callback(finished.put_nowait)
+
+    async def run(chunk: C) -> R:
+        return await work(chunk)
+
+    async def read() -> None:
+        async for chunk, cost in chunks:
+            while (busy := sum(costs.values())) and busy + cost > window:
+                freed.clear()
+                await freed.wait()
+            begin(asyncio.create_task(run(chunk)), cost)
+
+    reader = asyncio.create_task(read())
+    begin(reader, 0)
+    try:
+        while open_tasks:
+            task = await finished.get()
+            open_tasks.discard(task)
+            if task.cancelled():
+                failure = failure or (None if task is reader else RuntimeError("a part of the stream was cancelled"))
+            elif error := task.exception():
+                failure = failure or error
+                reader.cancel()
+            elif task is not reader:
+                yield task.result()  # type: ignore[misc]
+            del costs[task]
+            freed.set()
+    finally:
+        for task in open_tasks:
+            task.cancel()
+        await asyncio.gather(*open_tasks, return_exceptions=True)
+    if failure is not None:
+        raise failure

@@ -1,0 +1,151 @@
+"""One engine behind one servicer, as an application for `services.runtime.server`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+import grpc
+
+from services.engine.errors import ModelBroken
+from services.engine.types import BatchReport, ModelInfo, QueueStats
+from services.runtime.lifecycle import Lifecycle
+from services.runtime.server import serve
+from services.runtime.settings import ProcessSettings
+from services.runtime.telemetry.setup import Telemetry
+from services.worker.signals import Signals
+
+log = logging.getLogger("winnow.worker")
+
+
+class Engine(Protocol):
+    """What the application needs of either engine."""
+
+    on_batch: Callable[[BatchReport], None] | None
+    on_broken: Callable[[ModelBroken], None] | None
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model."""
+
+    def start(self) -> None:
+        """Begins to take requests."""
+
+    def stats(self) -> QueueStats:
+        """The queue."""
+
+    async def drain(self) -> None:
+        """Finishes what was admitted."""
+
+    def close(self) -> None:
+        """Frees everything."""
+
+
+E = TypeVar("E", bound=Engine)
+
+
+class Worker(Generic[E]):
+    """Loads an engine beside the event loop and serves it.
+
+    `load` blocks (imports, weights, warm-up); `add` registers the servicer, which asks `engine` for it on each call.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        load: Callable[[], E],
+        add: Callable[[Worker[E], grpc.aio.Server, Lifecycle], None],
+        telemetry: Telemetry,
+    ) -> None:
+        self.services = (service,)
+        self._load, self._add = load, add
+        self._loader: threading.Thread | None = None
+        self._engine: E | None = None
+        self._lifecycle: Lifecycle | None = None
+        self.signals = Signals(telemetry, lambda: self._engine.stats() if self._engine else None)
+
+    def engine(self) -> E:
+        """The engine; no call arrives before it is there."""
+        if self._engine is None:
+            raise RuntimeError("the model has not been loaded")
+        return self._engine
+
+    def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
+        """Adds the servicer."""
+        self._lifecycle = lifecycle
+        self._add(self, server, lifecycle)
+
+    async def start(self) -> None:
+        """Loads the model on a thread, so that health answers meanwhile."""
+        engine = await self._loaded()
+        engine.on_batch = self.signals.batch
+        engine.on_broken = self._broken
+        engine.start()
+        self._engine = engine
+        info = engine.info
+        log.info("model %s on %s in %s, fingerprint %s", info.name, info.device, info.dtype, info.fingerprint)
+
+    async def drain(self) -> None:
+        """Finishes what the engine has admitted."""
+        if self._engine is not None:
+            await self._engine.drain()
+
+    async def close(self) -> None:
+        """Frees the engine, if it was loaded."""
+        if self._engine is not None:
+            self._engine.close()
+
+    @property
+    def loading(self) -> bool:
+        """Whether the loading thread still runs."""
+        return self._loader is not None and self._loader.is_alive()
+
+    def _broken(self, error: ModelBroken) -> None:
+        log.critical("the model's device failed for good (%s); this process ends", type(error.cause).__name__)
+        if self._lifecycle is not None:
+            self._lifecycle.fail()
+
+    async def _loaded(self) -> E:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[E] = loop.create_future()
+
+        def settle(engine: E | None, error: BaseException | None) -> None:
+            if future.done():  # given up meanwhile
+                return
+            if engine is not None:
+                future.set_result(engine)
+            elif error is not None:
+                future.set_exception(error)
+
+        def run() -> None:
+            try:
+                engine, error = self._load(), None
+            except Exception as caught:
+                engine, error = None, caught
+            try:
+                loop.call_soon_threadsafe(settle, engine, error)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+        # Not an executor's thread: those are joined at exit, and a process told to stop while it loads must not wait.
+        self._loader = threading.Thread(target=run, name="load", daemon=True)
+        self._loader.start()
+        return await future
+
+
+def run(settings: ProcessSettings, worker: Worker[E], telemetry: Telemetry) -> NoReturn:
+    """Serves to the end and ends the process with its status."""
+    try:
+        status = asyncio.run(serve(settings, worker, telemetry))
+    finally:
+        telemetry.shutdown()
+    if worker.loading:
+        # Torch crashes where the interpreter is taken down under a thread that is inside it.
+        logging.shutdown()
+        os._exit(status)
+    sys.exit(status)

@@ -1,0 +1,62 @@
+"""Settings of a worker; `services.embed` and `services.rerank` add their prefix and defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from services.engine.types import EngineSettings
+from services.runtime.settings import ProcessSettings
+from winnow.common.v1 import common_pb2
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+
+
+def _blank(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+class WorkerSettings(ProcessSettings):
+    """How a worker loads its model, and what one request may hold."""
+
+    model: str = Field(description="model: a folder in Hugging Face layout, or a hub id", min_length=1)
+    revision: Annotated[str | None, BeforeValidator(_blank)] = Field(
+        None, description="commit or tag of the hub id; empty: its main branch"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the model runs; auto: CUDA where there is one"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="number format; auto: bfloat16 on CUDA, float32 on the CPU"
+    )
+    max_tokens: int = Field(
+        0, ge=0, description="most tokens of one text, prompt included; 0: 8192, or the model's where that is less"
+    )
+    batch_tokens: int = Field(0, ge=0, description="tokens of one batch; 0: what suits the device")
+    queue_tokens: int = Field(0, ge=0, description="tokens that may wait before calls are refused; 0: 64 batches")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one for each core")
+    tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")
+    max_items: int = Field(2048, ge=1, description="most texts or documents in one request")
+    max_text_bytes: int = Field(4 << 20, ge=1, description="most bytes of UTF-8 in one text")
+
+    def engine(self) -> EngineSettings:
+        """The engine's share of the settings."""
+        return EngineSettings(
+            model=self.model,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            max_tokens=self.max_tokens,
+            batch_tokens=self.batch_tokens,
+            queue_tokens=self.queue_tokens,
+            threads=self.threads or None,
+            tokenizer_threads=self.tokenizer_threads,
+        )
+
+    def limits(self) -> common_pb2.Limits:
+        """What GetModel says about one request."""
+        return common_pb2.Limits(
+            max_items=self.max_items, max_text_bytes=self.max_text_bytes, max_message_bytes=self.max_message_bytes
+        )
