@@ -9,11 +9,11 @@ from typing import Self, TypeVar
 import torch
 
 from services.engine.checkpoint import Checkpoint
-from services.engine.errors import EngineError, InvalidInput
+from services.engine.errors import EngineError, InvalidInput, ModelBroken
 from services.engine.heads import Head, unit_vectors, yes_no
 from services.engine.load import Loaded, load
 from services.engine.prompts import EmbedPrompts, Prompt, RerankPrompts
-from services.engine.scheduler import Outcome, Scheduler
+from services.engine.scheduler import Batch, Outcome, Scheduler
 from services.engine.tokenizer import Tokenizer
 from services.engine.types import (
     BatchReport,
@@ -47,6 +47,7 @@ class _Engine:
     def __init__(self, loaded: Loaded) -> None:
         self.info = loaded.info
         self.on_batch: Callable[[BatchReport], None] | None = None
+        self.on_broken: Callable[[ModelBroken], None] | None = None
         self._limits, self._throughput, self._runner = loaded.limits, loaded.throughput, loaded.runner
         self._tokenizing = ThreadPoolExecutor(2, "tokenize")
         self._scheduler: Scheduler[Ids, Vector] | None = None
@@ -54,8 +55,8 @@ class _Engine:
     def start(self) -> None:
         """Begins to take requests on the running event loop."""
         asyncio.get_running_loop()
-        self._runner.on_batch = lambda report: self.on_batch(report) if self.on_batch else None
-        self._scheduler = Scheduler(self._runner, self._limits, self._throughput)
+        self._runner.on_batch = self.on_batch
+        self._scheduler = Scheduler(self._run, self._limits, self._throughput)
 
     def stats(self) -> QueueStats:
         """The queue now, and the measured speed."""
@@ -71,6 +72,14 @@ class _Engine:
             self._scheduler.close()
         self._runner.close()
         self._tokenizing.shutdown()
+
+    async def _run(self, batch: Batch[Ids, Vector]) -> Sequence[Vector | EngineError]:
+        try:
+            return await self._runner(batch)
+        except ModelBroken as error:
+            if self.on_broken:
+                self.on_broken(error)
+            raise
 
     @property
     def _running(self) -> Scheduler[Ids, Vector]:

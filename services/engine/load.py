@@ -67,7 +67,7 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         digest = beside.submit(checkpoint.digest)
         if device.type == "cpu" and dtype == torch.float32:
             sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-            linear, _ = choose_cpu_format(sample)
+            linear = choose_cpu_format(sample)
         else:
             linear = dense(device, dtype)
         model = Qwen3(checkpoint, device, dtype, linear, settings.max_tokens)

@@ -65,9 +65,10 @@ class Qwen3:
         (qkv,) = layer.projections
         h = self._split_heads(qkv(self._rms(x, layer.input_norm)))
         qk, v = h.tensor_split([self._heads + self._kv_heads], dim=1)
-        q, k = self._rotate(qk, layer.qk_norm, rotation).tensor_split([self._heads], dim=1)
-        x = x + layer.o(attend(q, k, v).flatten(1))
-        return x + self._mlp(layer, x)
+        q, k = self._rotate_(qk, layer.qk_norm, rotation).tensor_split([self._heads], dim=1)
+        x += layer.o(attend(q, k, v).flatten(1))
+        x += self._mlp(layer, x)
+        return x
 
     def _last_layer(
         self, layer: Layer, x: torch.Tensor, rotation: torch.Tensor, rows: torch.Tensor, attend: Attention
@@ -76,26 +77,33 @@ class Qwen3:
         to_q, to_kv = layer.projections
         h = self._rms(x, layer.input_norm)
         k, v = self._split_heads(to_kv(h)).chunk(2, dim=1)
-        k = self._rotate(k, layer.qk_norm[self._heads :], rotation)
-        q = self._rotate(self._split_heads(to_q(h[rows])), layer.qk_norm[: self._heads], rotation[rows])
-        x = x[rows] + layer.o(attend(q, k, v).flatten(1))
-        return x + self._mlp(layer, x)
+        k = self._rotate_(k, layer.qk_norm[self._heads :], rotation)
+        q = self._rotate_(self._split_heads(to_q(h[rows])), layer.qk_norm[: self._heads], rotation[rows])
+        x = x[rows]
+        x += layer.o(attend(q, k, v).flatten(1))
+        x += self._mlp(layer, x)
+        return x
 
     def _mlp(self, layer: Layer, x: torch.Tensor) -> torch.Tensor:
         gate, up = layer.gate_up(self._rms(x, layer.mlp_norm)).chunk(2, dim=1)
-        return layer.down(F.silu(gate).mul_(up))
+        return layer.down(F.silu(gate, inplace=True).mul_(up))
 
     def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, x.shape[-1:], weight, self._eps)
+        return (x * self._inverse_rms(x)).mul_(weight)
+
+    def _inverse_rms(self, x: torch.Tensor) -> torch.Tensor:
+        """fp32 1 / sqrt(mean(x²) + eps) over the last axis. On the CPU one pass where F.rms_norm takes five."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return norm.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
 
     def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(len(x), -1, self._head_dim)
 
-    def _rotate(self, x: torch.Tensor, norm: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
-        """Per-head RMSNorm, then RoPE as one complex product (see `_interleave`). x: [rows, heads, D]."""
-        x = F.rms_norm(x, x.shape[-1:], None, self._eps).mul_(norm)
-        pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    def _rotate_(self, x: torch.Tensor, norm: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """In place: per-head RMSNorm, then RoPE as one complex product (see `_interleave`). x: [rows, heads, D]."""
+        x.mul_(self._inverse_rms(x)).mul_(norm)
+        torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)).mul_(rotation)
+        return x
 
 
 def rotation_table(config: ModelConfig, length: int) -> torch.Tensor:
