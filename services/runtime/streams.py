@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 C = TypeVar("C")
@@ -40,7 +40,7 @@ async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterat
 
 async def in_completion_order(
     chunks: AsyncIterator[tuple[C, int]], work: Callable[[C], Awaitable[R]], window: int
-) -> AsyncIterator[R]:
+) -> AsyncGenerator[R, None]:
     """Results of `work` on each chunk, as they are ready.
 
     `chunks` gives (chunk, cost); the next one is asked for only while the costs in flight leave room in `window` (one
