@@ -1,0 +1,34 @@
+"""Runs the gateway: `python -m gateway`."""
+
+import asyncio
+import logging
+import sys
+
+from gateway.application import Gateway
+from gateway.settings import GatewaySettings
+from services.runtime.server import serve
+from services.runtime.settings import load, log_settings
+from services.runtime.telemetry import logs
+from services.runtime.telemetry.setup import Telemetry
+
+
+async def run(settings: GatewaySettings, telemetry: Telemetry) -> int:
+    """Serves to the end; returns the process's exit status."""
+    return await serve(settings, Gateway(settings, telemetry), telemetry)
+
+
+def main() -> None:
+    """Runs the process to its end."""
+    settings = load(GatewaySettings)
+    logs.configure(settings.log_level, settings.log_format)
+    log_settings(settings, logging.getLogger("winnow.gateway"))
+    telemetry = Telemetry.start("winnow-gateway", settings.metrics_listen)
+    try:
+        status = asyncio.run(run(settings, telemetry))
+    finally:
+        telemetry.shutdown()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

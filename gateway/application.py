@@ -1,0 +1,161 @@
+"""The gateway as an application for `services.runtime.server`: its parts, put together from the settings."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from gateway import embed_servicer, rerank_servicer, retrieval_servicer
+from gateway.budget import BudgetSettings
+from gateway.cache import Cache
+from gateway.embed_servicer import EmbedServicer, StreamSettings
+from gateway.embedder import Embedder, SplitSettings
+from gateway.entries import ScoreCodec, ScoreEntry, VectorCodec, VectorEntry
+from gateway.index.catalogue import Catalogue
+from gateway.index.index import Index
+from gateway.index.store import Store, StoreSettings
+from gateway.keys import Keyspace
+from gateway.memo import Memo
+from gateway.pipeline import Pipeline
+from gateway.redis_client import RedisClient
+from gateway.remote_cache import RemoteCache, RemoteCacheSettings
+from gateway.rerank_servicer import RerankServicer
+from gateway.reranker import Reranker
+from gateway.retrieval_servicer import RetrievalServicer
+from gateway.settings import GatewaySettings
+from gateway.signals import Signals
+from gateway.upsert import Upserter, UpsertSettings
+from gateway.workers import EmbedPool, RerankPool
+from services.runtime.channel import channel
+from services.runtime.lifecycle import Lifecycle
+from services.runtime.telemetry.setup import Telemetry
+from winnow.embed.v1 import embed_pb2_grpc
+from winnow.rerank.v1 import rerank_pb2_grpc
+from winnow.retrieval.v1 import retrieval_pb2_grpc
+
+log = logging.getLogger("winnow.gateway")
+
+_WRITE_TIMEOUT_S = 1.0
+# Of a score there is little to keep: its share of what vectors may take.
+_SCORES_SHARE = 8
+
+
+class Gateway:
+    """All parts of the gateway. It serves as soon as it listens: workers and Redis are reached when needed."""
+
+    services = (embed_servicer.SERVICE, rerank_servicer.SERVICE, retrieval_servicer.SERVICE)
+
+    def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
+        self._settings = settings
+        signals = Signals(telemetry)
+        self._embed_channel = channel(
+            settings.embed_target, telemetry, settings.channel(), health_service=embed_servicer.SERVICE
+        )
+        self._rerank_channel = channel(
+            settings.rerank_target, telemetry, settings.channel(), health_service=rerank_servicer.SERVICE
+        )
+        self._embed_pool = EmbedPool(self._embed_channel, settings.workers_timeout_seconds, signals)
+        self._rerank_pool = RerankPool(self._rerank_channel, settings.workers_timeout_seconds, signals)
+
+        cache_url = settings.cache_url or settings.redis_url
+        self._cache_client = RedisClient(cache_url, _WRITE_TIMEOUT_S) if cache_url else None
+        self._remote = self._remote_cache(self._cache_client, signals) if self._cache_client else None
+        vectors: Cache[VectorEntry] = Cache(VectorCodec(), settings.cache_local_bytes, self._remote, signals)
+        scores: Cache[ScoreEntry] = Cache(
+            ScoreCodec(),
+            settings.cache_local_bytes // _SCORES_SHARE if settings.score_cache else 0,
+            self._remote if settings.score_cache else None,
+            signals,
+        )
+        self._vector_memo = Memo("embed", vectors, signals)
+        self._score_memo = Memo("rerank", scores, signals)
+        keyspace = Keyspace(settings.cache_salt.get_secret_value())
+        split = SplitSettings(settings.embed_split_items, settings.embed_split_bytes)
+        self._embedder = Embedder(self._embed_pool, self._vector_memo, keyspace, split)
+        self._reranker = Reranker(self._rerank_pool, self._score_memo, keyspace, settings.rerank_split_bytes)
+
+        index_url = settings.index_url or settings.redis_url
+        self._index_client = RedisClient(index_url, settings.index_timeout_ms / 1e3) if index_url else None
+        self._index = self._build_index(self._index_client) if self._index_client else None
+        budget = BudgetSettings(
+            timeout_s=settings.search_timeout_seconds,
+            embed_share=settings.search_embed_share,
+            retrieve_share=settings.search_retrieve_share,
+            retrieve_timeout_s=settings.index_timeout_ms / 1e3,
+        )
+        self._pipeline = Pipeline(
+            self._embedder, self._reranker, self._index, budget, settings.retrieval_weight, signals
+        )
+        self._background: list[asyncio.Task[None]] = []
+
+    def _remote_cache(self, client: RedisClient, signals: Signals) -> RemoteCache:
+        settings = self._settings
+        return RemoteCache(
+            client,
+            RemoteCacheSettings(
+                ttl_s=settings.cache_ttl_seconds,
+                patience_s=settings.cache_patience_ms / 1e3,
+                write_timeout_s=_WRITE_TIMEOUT_S,
+                queue_bytes=settings.cache_queue_bytes,
+                breaker_failures=settings.cache_breaker_failures,
+                breaker_rest_s=settings.cache_breaker_rest_ms / 1e3,
+            ),
+            signals,
+        )
+
+    def _build_index(self, client: RedisClient) -> Index:
+        settings = self._settings
+        store = Store(client, StoreSettings(settings.index_effort, settings.index_filter_effort))
+        return Index(Catalogue(client), store)
+
+    def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
+        """Adds the three servicers."""
+        settings, limits, stopping = self._settings, self._settings.limits(), lifecycle.stopping
+        window, outage_s = settings.stream_window_tokens, settings.stream_outage_seconds
+        upserter = (
+            Upserter(self._embedder, self._index.store, UpsertSettings(window, outage_s), stopping)
+            if self._index
+            else None
+        )
+        embed = EmbedServicer(self._embedder, limits, StreamSettings(window, outage_s), stopping)
+        retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits)
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankServicer(self._reranker, limits), server)
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)
+
+    async def start(self) -> None:
+        """Begins to look for workers and Redis; waits for none of them."""
+        every_s = self._settings.model_refresh_seconds
+        self._run(self._embed_pool.watch(every_s), "embed-model")
+        self._run(self._rerank_pool.watch(every_s), "rerank-model")
+        if self._remote is None:
+            log.info("no cache in Redis: GATEWAY_REDIS_URL and GATEWAY_CACHE_URL are empty")
+        else:
+            self._remote.start()
+        if self._index is None:
+            log.info("no collections: GATEWAY_REDIS_URL and GATEWAY_INDEX_URL are empty")
+        else:
+            self._run(self._index.catalogue.inspect(), "index-inspection")
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._background.append(asyncio.create_task(work, name=name))
+
+    async def drain(self) -> None:
+        """Nothing: calls in progress are the server's to wait for, and streams watch the lifecycle."""
+
+    async def close(self) -> None:
+        """Writes what the cache still has to write, and lets go of everything."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._vector_memo.close()
+        await self._score_memo.close()
+        if self._remote is not None:
+            await self._remote.close()
+        await self._embed_channel.close()
+        await self._rerank_channel.close()
+        for client in (self._cache_client, self._index_client):
+            if client is not None:
+                await client.close()

@@ -1,0 +1,59 @@
+"""How the time of a search is shared out, and measured."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSettings:
+    """How the time of a search is shared out.
+
+    `embed_share` and `retrieve_share` are the largest part that the stage may take of what is left when it begins.
+    `timeout_s` is the deadline of a search that came without one.
+    """
+
+    timeout_s: float
+    embed_share: float
+    retrieve_share: float
+    retrieve_timeout_s: float
+
+
+class Budget:
+    """The time of one search, shared out."""
+
+    def __init__(self, deadline: float | None, settings: BudgetSettings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        now = self._loop.time()
+        end = now + settings.timeout_s if deadline is None else deadline
+        # The way back: the answer must be written before the caller gives up.
+        self._end = end - min(0.25, max(0.01, 0.05 * (end - now)))
+
+    def _left(self) -> float:
+        return max(0.0, self._end - self._loop.time())
+
+    def embed(self) -> float:
+        """Deadline of the embed stage."""
+        return self._loop.time() + self._settings.embed_share * self._left()
+
+    def retrieve_s(self) -> float:
+        """Seconds for the retrieve stage."""
+        return min(self._settings.retrieve_timeout_s, self._settings.retrieve_share * self._left())
+
+    def rerank(self) -> float:
+        """Deadline of the rerank stage: all that is left."""
+        return self._end
+
+
+class Timer:
+    """Milliseconds of a block."""
+
+    ms = 0.0
+
+    def __enter__(self) -> "Timer":
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ms = (time.perf_counter() - self._began) * 1e3

@@ -1,0 +1,193 @@
+"""Texts to vectors: cached, computed once, spread over the embed workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gateway.cost import Cost
+from gateway.entries import VectorEntry, finite
+from gateway.keys import EmbedFields, Keyspace
+from gateway.memo import Answer, Computed, Deliver, Memo
+from gateway.parallel import each, split
+from gateway.workers import EmbedPool
+from services.runtime.errors import Internal, NonFiniteResult, UpstreamUnavailable, to_status
+from services.runtime.vectors import F32, narrow
+from winnow.common.v1 import common_pb2
+from winnow.embed.v1 import embed_pb2
+
+SYMMETRIC_INSTRUCTION = "Retrieve semantically similar text"
+# During a rollout two models answer by turns: how often a call is tried until one of them answered all of it.
+_ATTEMPTS = 4
+_PARTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    """Texts and how to embed them; None: the model's default."""
+
+    texts: Sequence[str]
+    input_type: embed_pb2.InputType = embed_pb2.INPUT_TYPE_DOCUMENT
+    instruction: str | None = None
+    truncation: common_pb2.Truncation = common_pb2.TRUNCATION_END
+    max_tokens: int | None = None
+    priority: common_pb2.Priority = common_pb2.PRIORITY_INTERACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One answer for each text, in their order, all of one model."""
+
+    model: embed_pb2.GetModelResponse
+    answers: Sequence[Answer[VectorEntry]]
+    cost: Cost
+
+    @property
+    def usage(self) -> common_pb2.Usage:
+        """Tokens and cache use."""
+        return usage(self.answers)
+
+
+class WrongModelError(Exception):
+    """The workers have another model than the one that was asked for."""
+
+    def __init__(self, serving: common_pb2.ModelIdentity) -> None:
+        super().__init__()
+        self.serving = serving
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSettings:
+    """How large a call to one worker may be."""
+
+    max_items: int
+    max_bytes: int
+
+
+class Embedder:
+    """The first stage."""
+
+    def __init__(self, pool: EmbedPool, memo: Memo[VectorEntry], keyspace: Keyspace, limits: SplitSettings) -> None:
+        self._pool = pool
+        self._memo = memo
+        self._keyspace = keyspace
+        self._limits = limits
+
+    async def model(self, deadline: float | None = None) -> embed_pb2.GetModelResponse:
+        """The model that the workers serve. Raises a Problem where none can be asked."""
+        return await self._pool.model(deadline)
+
+    async def embed(self, job: EmbedJob, deadline: float | None, fingerprint: str | None = None) -> Embedded:
+        """Vectors of all texts, all of one model.
+
+        With a `fingerprint`, of that model: WrongModelError where the workers have another. A text that fails has its
+        error in its place. Raises a Problem where the whole call fails.
+        """
+        for _ in range(_ATTEMPTS):
+            model = await self._model(fingerprint, deadline)
+            fields = _fields(job, model)
+            keys = self._keyspace.embed(model.model.fingerprint, fields, job.texts)
+
+            async def compute(
+                positions: Sequence[int],
+                cache_ms: float,
+                deliver: Deliver[VectorEntry],
+                fields: EmbedFields = fields,
+                keys: list[bytes] = keys,
+                model: embed_pb2.GetModelResponse = model,
+            ) -> None:
+                async def part(mine: list[int]) -> None:
+                    await self._compute(job, fields, keys, model, mine, cache_ms, deliver, deadline)
+
+                limits = self._limits
+                parts = split(positions, job.texts, min(limits.max_items, model.limits.max_items), limits.max_bytes)
+                await each(parts, part, _PARTS_AT_ONCE)
+
+            answers = await self._memo.get(model.model, keys, job.priority, compute, deadline)
+            seen = {answer.model.fingerprint: answer.model for answer in answers}
+            if set(seen) == {model.model.fingerprint}:
+                return Embedded(model, answers, Cost.slowest(answer.cost for answer in answers))
+            # The workers have changed their model. What it computed is kept under its own name.
+            other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
+            serving = await self._pool.model_of(other, deadline)
+            if fingerprint is None and len(seen) == 1:
+                return Embedded(serving, answers, Cost.slowest(answer.cost for answer in answers))
+        if fingerprint is not None:
+            raise WrongModelError((await self._pool.model(deadline)).model)
+        raise UpstreamUnavailable("embed worker", "is changing its model")
+
+    async def _model(self, fingerprint: str | None, deadline: float | None) -> embed_pb2.GetModelResponse:
+        if fingerprint is None:
+            return await self._pool.model(deadline)
+        model = await self._pool.serving(fingerprint, deadline)
+        if model is None:
+            raise WrongModelError((await self._pool.model(deadline)).model)
+        return model
+
+    async def _compute(
+        self,
+        job: EmbedJob,
+        fields: EmbedFields,
+        keys: Sequence[bytes],
+        model: embed_pb2.GetModelResponse,
+        positions: Sequence[int],
+        cache_ms: float,
+        deliver: Deliver[VectorEntry],
+        deadline: float | None,
+    ) -> None:
+        texts = [job.texts[position] for position in positions]
+        # Defaults are sent resolved, as they stand in the key: two replicas can never disagree on what a key means.
+        request = embed_pb2.EmbedRequest(
+            texts=texts,
+            input_type=fields.input_type,
+            instruction=fields.instruction or None,
+            encoding=embed_pb2.ENCODING_FLOAT16,
+            truncation=fields.truncation,
+            max_tokens=fields.max_tokens,
+            priority=job.priority,
+        )
+        response = await self._pool.embed(request, deadline)
+        if len(response.results) != len(texts):
+            raise Internal(ValueError(f"{len(response.results)} results for {len(texts)} texts"))
+        identity = response.model
+        kept = [keys[position] for position in positions]
+        if identity.fingerprint != model.model.fingerprint:
+            kept = self._keyspace.embed(identity.fingerprint, fields, texts)
+        cost = Cost.of(response.timings, cache_ms)
+        for position, key, result in zip(positions, kept, response.results, strict=True):
+            deliver(position, Computed(_answer(identity, result, cost), key))
+
+
+def _fields(job: EmbedJob, model: embed_pb2.GetModelResponse) -> EmbedFields:
+    match job.input_type:
+        case embed_pb2.INPUT_TYPE_QUERY:
+            instruction = job.instruction or model.default_instruction
+        case embed_pb2.INPUT_TYPE_SYMMETRIC:
+            instruction = job.instruction or SYMMETRIC_INSTRUCTION
+        case _:
+            instruction = ""
+    return EmbedFields(job.input_type, instruction, job.max_tokens or model.max_tokens, job.truncation)
+
+
+def _answer(model: common_pb2.ModelIdentity, result: embed_pb2.EmbedResult, cost: Cost) -> Answer[VectorEntry]:
+    if result.WhichOneof("outcome") == "error":
+        return Answer(model, None, result.error, cost=cost)
+    data = result.embedding.data
+    if len(data) != 2 * result.embedding.dimensions or not data or not finite(data):
+        return Answer(model, None, to_status(NonFiniteResult()), cost=cost)
+    return Answer(model, VectorEntry(data, result.tokens, result.truncated), cost=cost)
+
+
+def vectors(entries: Sequence[VectorEntry], dimensions: int) -> F32:
+    """float32 [n, dimensions], unit rows. From the float16 entries, whether they were cached or just computed."""
+    if not entries:
+        return np.zeros((0, dimensions), np.float32)
+    rows = np.frombuffer(b"".join(entry.data for entry in entries), "<f2").reshape(len(entries), -1)
+    return narrow(rows.astype(np.float32), dimensions)
+
+
+def usage(answers: Sequence[Answer[VectorEntry]]) -> common_pb2.Usage:
+    """Tokens and cache use of some answers."""
+    hits = sum(answer.hit for answer in answers)
+    tokens = sum(answer.entry.tokens for answer in answers if answer.entry is not None)
+    return common_pb2.Usage(input_tokens=tokens, cache_hits=hits, cache_misses=len(answers) - hits)

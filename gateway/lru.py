@@ -1,0 +1,50 @@
+"""A least-recently-used map with a limit in bytes."""
+
+from collections import OrderedDict
+from typing import Generic, Protocol, TypeVar
+
+
+class Sized(Protocol):
+    """A value that knows its size."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, roughly."""
+
+
+V = TypeVar("V", bound=Sized)
+
+
+class Lru(Generic[V]):
+    """Keeps the values used last, as many as fit in `limit_bytes`; 0 keeps none."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[bytes, V] = OrderedDict()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes) -> V | None:
+        """The value, now the most recently used, or None."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: bytes, value: V) -> None:
+        """Keep a value, and drop the least recently used ones over the limit."""
+        old = self._entries.pop(key, None)
+        if old is not None:
+            self._bytes -= old.size
+        self._entries[key] = value
+        self._bytes += value.size
+        while self._bytes > self._limit:
+            _, dropped = self._entries.popitem(last=False)
+            self._bytes -= dropped.size

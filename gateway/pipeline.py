@@ -1,0 +1,224 @@
+"""Search: embed → retrieve → rerank → cut, within one deadline, and the best that is left when a stage fails."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import grpc
+import numpy as np
+from opentelemetry.trace import Span
+
+from gateway.budget import Budget, BudgetSettings, Timer
+from gateway.embedder import Embedded, Embedder, EmbedJob, WrongModelError, usage, vectors
+from gateway.entries import ScoreEntry, VectorEntry
+from gateway.index.index import Index
+from gateway.index.problems import no_redis
+from gateway.memo import Answer
+from gateway.problems import retold, wrong_model
+from gateway.reranker import Reranker, RerankJob
+from gateway.search import Candidate, Degradation, Hit, Policy, SearchJob, SearchResult, Stage
+from gateway.signals import Signals
+from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem, UpstreamUnavailable
+from services.runtime.telemetry import names
+from winnow.embed.v1 import embed_pb2
+
+# During a rollout query and documents may be embedded by different models: how often both are tried again.
+_ATTEMPTS = 3
+
+
+class Pipeline:
+    """Runs searches. `retrieval_weight`: the blend where a request names none; None: what the rerank model recommends.
+
+    `index` is None where the gateway has no Redis for collections.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        reranker: Reranker,
+        index: Index | None,
+        budget: BudgetSettings,
+        retrieval_weight: float | None,
+        signals: Signals,
+    ) -> None:
+        self._embedder = embedder
+        self._reranker = reranker
+        self._index = index
+        self._budget = budget
+        self._retrieval_weight = retrieval_weight
+        self._signals = signals
+
+    async def search(self, job: SearchJob, deadline: float | None) -> SearchResult:
+        """The hits of a search. `deadline` is of the loop's clock. Raises a Problem where no answer is possible."""
+        began = time.perf_counter()
+        budget = Budget(deadline, self._budget)
+        result = SearchResult()
+        if job.collection is not None:
+            candidates = await self._from_collection(job, job.collection, budget, result)
+        else:
+            candidates = await self._from_documents(job, budget, result)
+        scores: Sequence[ScoreEntry | None] = [None] * len(candidates)
+        if job.policy is not Policy.SKIP and candidates:
+            with Timer() as timer:
+                scores = await self._rerank(job, candidates, budget, result)
+            result.rerank_ms = timer.ms
+        result.hits = _cut(job, candidates, scores, result)
+        for fell_short in result.degradations:
+            self._signals.degraded(fell_short.stage.value, fell_short.reason)
+        result.total_ms = (time.perf_counter() - began) * 1e3
+        return result
+
+    async def _from_collection(
+        self, job: SearchJob, name: str, budget: Budget, result: SearchResult
+    ) -> list[Candidate]:
+        if self._index is None:
+            raise no_redis()
+        collection = await self._index.catalogue.resolve(name)
+        if job.filter:
+            await self._index.catalogue.check_filter("collection.filter", job.filter)
+        query = EmbedJob([job.query], embed_pb2.INPUT_TYPE_QUERY, job.instruction, priority=job.priority)
+        with Timer() as timer, self._stage(names.EMBEDDINGS):
+            try:
+                embedded = await self._embedder.embed(query, budget.embed(), collection.model.fingerprint)
+            except WrongModelError as error:
+                raise wrong_model(collection, error.serving) from None
+            result.embed_model, result.embed_usage = embedded.model.model, embedded.usage
+            vector = vectors([_entry(embedded.answers[0])], collection.dimensions)[0]
+        result.embed_ms = timer.ms
+        with Timer() as timer, self._stage(names.RETRIEVAL):
+            with self._signals.span(names.INDEX_SEARCH, {names.TOP_K: job.candidates}) as span:
+                found = await self._index.store.search(
+                    collection, vector, job.candidates, job.filter, "collection.filter", budget.retrieve_s()
+                )
+                span.set_attribute(names.ITEMS, len(found.candidates))
+            missing = found.missing_shards
+            read = await self._index.store.read(
+                collection,
+                [candidate.id for candidate in found.candidates],
+                text=job.text or job.policy is not Policy.SKIP,
+                metadata=job.metadata,
+                budget_s=budget.retrieve_s(),
+            )
+        result.retrieve_ms = timer.ms
+        missing = max(missing, read.missing_shards)
+        if missing:
+            message = f"{missing} of {len(collection.tags)} shards did not answer; their documents are missing here."
+            result.degradations.append(Degradation(Stage.RETRIEVE, "SHARD_UNAVAILABLE", message))
+        # A document may have been removed since its vector was found.
+        there = [candidate for candidate in found.candidates if candidate.id in read.documents]
+        return [
+            Candidate(read.documents[candidate.id], candidate.cosine, rank) for rank, candidate in enumerate(there, 1)
+        ]
+
+    async def _from_documents(self, job: SearchJob, budget: Budget, result: SearchResult) -> list[Candidate]:
+        with Timer() as timer, self._stage(names.EMBEDDINGS):
+            try:
+                asked, answered = await self._embed_both(job, budget.embed())
+                query = _entry(asked.answers[0])
+            except Problem as problem:
+                if job.policy is Policy.SKIP or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
+                    raise
+                # The second stage can do without the first: it reranks everything that was sent along.
+                result.degradations.append(_degradation(Stage.EMBED, problem))
+                return [Candidate(document, 0.0, rank) for rank, document in enumerate(job.documents, 1)]
+        result.embed_ms = timer.ms
+        result.embed_model = asked.model.model
+        result.embed_usage = usage([*asked.answers, *answered.answers])
+        with Timer() as timer, self._stage(names.RETRIEVAL):
+            embedded = [
+                (document, answer.entry)
+                for document, answer in zip(job.documents, answered.answers, strict=True)
+                if answer.entry is not None
+            ]
+            if len(embedded) < len(job.documents):
+                message = f"{len(job.documents) - len(embedded)} documents could not be embedded; they are missing."
+                result.degradations.append(Degradation(Stage.EMBED, "EMBED_PARTIAL", message))
+            native = asked.model.dimensions
+            rows = vectors([entry for _, entry in embedded], native)
+            cosines = np.clip(rows @ vectors([query], native)[0], -1.0, 1.0)
+            order = np.argsort(-cosines, kind="stable")[: job.candidates]
+        result.retrieve_ms = timer.ms
+        return [Candidate(embedded[int(place)][0], float(cosines[place]), rank) for rank, place in enumerate(order, 1)]
+
+    async def _embed_both(self, job: SearchJob, deadline: float) -> tuple[Embedded, Embedded]:
+        """Query and documents, side by side, by one model."""
+        query = EmbedJob([job.query], embed_pb2.INPUT_TYPE_QUERY, job.instruction, priority=job.priority)
+        texts = EmbedJob([document.text for document in job.documents], priority=job.priority)
+        for _ in range(_ATTEMPTS):
+            asked, answered = await asyncio.gather(
+                self._embedder.embed(query, deadline), self._embedder.embed(texts, deadline)
+            )
+            if asked.model.model.fingerprint == answered.model.model.fingerprint:
+                return asked, answered
+        raise UpstreamUnavailable("embed worker", "is changing its model")
+
+    async def _rerank(
+        self, job: SearchJob, candidates: Sequence[Candidate], budget: Budget, result: SearchResult
+    ) -> Sequence[ScoreEntry | None]:
+        """The scores of the candidates, None for those that have none; also where the stage failed and may."""
+        rerank = RerankJob(
+            job.query, [candidate.document.text for candidate in candidates], job.instruction, priority=job.priority
+        )
+        try:
+            with self._stage(names.RERANK):
+                reranked = await self._reranker.rerank(rerank, budget.rerank())
+            failed = [answer for answer in reranked.answers if answer.entry is None]
+            if failed and (job.policy is Policy.REQUIRED or len(failed) == len(candidates)):
+                raise retold(failed[0].error)
+        except Problem as problem:
+            unranked = result.embed_model is None  # without a first stage there is no order to fall back on
+            if job.policy is Policy.REQUIRED or unranked or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            result.degradations.append(_degradation(Stage.RERANK, problem))
+            return [None] * len(candidates)
+        result.rerank_model, result.rerank_usage = reranked.model.model, reranked.usage
+        if failed:
+            message = f"{len(failed)} of {len(candidates)} candidates have no rerank score; they come last."
+            result.degradations.append(Degradation(Stage.RERANK, "RERANK_PARTIAL", message))
+        weight = job.retrieval_weight if job.retrieval_weight is not None else self._retrieval_weight
+        if weight is None:
+            model = reranked.model
+            weight = model.recommended_retrieval_weight if model.HasField("recommended_retrieval_weight") else 0.0
+        result.retrieval_weight = weight if result.embed_model is not None else 0.0
+        return [answer.entry for answer in reranked.answers]
+
+    def _stage(self, operation: str) -> AbstractContextManager[Span]:
+        return self._signals.span(operation, {names.OPERATION: operation})
+
+
+def _entry(answer: Answer[VectorEntry]) -> VectorEntry:
+    """The query's vector, or its error raised: without it there is no first stage."""
+    if answer.entry is None:
+        raise retold(answer.error)
+    return answer.entry
+
+
+def _degradation(stage: Stage, problem: Problem) -> Degradation:
+    match problem:
+        case DeadlineTooShort():
+            what, message = "DEADLINE", "There was not enough time."
+        case PoolSaturated() | DeviceMemory():
+            what, message = "OVERLOADED", problem.message
+        case _:
+            what, message = "UNAVAILABLE", problem.message
+    return Degradation(stage, f"{stage.name}_{what}", message)
+
+
+def _cut(
+    job: SearchJob, candidates: Sequence[Candidate], scores: Sequence[ScoreEntry | None], result: SearchResult
+) -> list[Hit]:
+    """Blends both scores and keeps the best. A candidate without a rerank score counts as one with probability 0."""
+    weight = result.retrieval_weight
+    hits = [
+        Hit(
+            candidate,
+            weight * candidate.cosine + (1.0 - weight) * (entry.score if entry is not None else 0.0),
+            entry,
+        )
+        for candidate, entry in zip(candidates, scores, strict=True)
+    ]
+    hits.sort(key=lambda hit: (-hit.score, hit.candidate.rank))
+    least = -math.inf if job.min_score is None else job.min_score
+    return [hit for hit in hits if hit.score >= least][: job.top_n]

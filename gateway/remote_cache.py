@@ -1,0 +1,158 @@
+"""The shared cache in Redis: reads with little patience, writes behind the caller's back, never an error."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis.exceptions import ResponseError
+
+from gateway.breaker import Breaker
+from gateway.redis_client import RedisClient, Unreachable
+from gateway.signals import Signals
+
+_READ_CHUNK = 256  # keys in one MGET: a larger reply would hold the event loop for longer than half a millisecond
+_WRITE_CHUNK = 64
+_READS_AT_ONCE = 32
+_TTL_JITTER = 0.1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCacheSettings:
+    """How the shared cache behaves."""
+
+    ttl_s: int
+    patience_s: float  # longest that a read holds up its caller
+    write_timeout_s: float
+    queue_bytes: int  # most bytes that wait to be written; more is dropped
+    breaker_failures: int
+    breaker_rest_s: float
+
+
+class RemoteCache:
+    """Opaque values by key. `start` it, use it, `close` it."""
+
+    def __init__(self, client: RedisClient, settings: RemoteCacheSettings, signals: Signals) -> None:
+        self._client = client
+        self._settings = settings
+        self._signals = signals
+        # Reads and writes fail apart: a Redis that is full or read-only still answers reads.
+        self._reads = Breaker(settings.breaker_failures, settings.breaker_rest_s)
+        self._writes = Breaker(settings.breaker_failures, settings.breaker_rest_s)
+        self._reading: set[asyncio.Task[list[bytes | None]]] = set()
+        self._queue: deque[tuple[bytes, bytes]] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._written = asyncio.Event()
+        self._written.set()
+        self._writer: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the writer, and connect in the background."""
+        self._writer = asyncio.create_task(self._write_forever(), name="cache-writer")
+        self._launch([])
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, None where there is none or Redis did not answer in time. Never raises."""
+        nothing: list[bytes | None] = [None] * len(keys)
+        if not keys or len(self._reading) >= _READS_AT_ONCE or not self._reads.allow():
+            return nothing
+        task = self._launch(keys)
+        await asyncio.wait({task}, timeout=self._settings.patience_s)
+        if not task.done():
+            # It runs on, up to the connection's own timeout: cancelling it would cost the connection.
+            self._read_failed("timeout")
+            return nothing
+        return nothing if task.cancelled() or task.exception() else task.result()
+
+    def _launch(self, keys: Sequence[bytes]) -> asyncio.Task[list[bytes | None]]:
+        task = asyncio.create_task(self._read(keys), name="cache-read")
+        self._reading.add(task)
+        task.add_done_callback(self._read_done)
+        return task
+
+    async def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        await self._client.connect()
+        chunks = [keys[start : start + _READ_CHUNK] for start in range(0, len(keys), _READ_CHUNK)]
+        replies = await asyncio.gather(*(self._client.get_many(chunk) for chunk in chunks))
+        return [value for reply in replies for value in reply]
+
+    def _read_done(self, task: asyncio.Task[list[bytes | None]]) -> None:
+        self._reading.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._reads.success()
+        elif isinstance(error, Unreachable):
+            self._read_failed(type(error).__name__)
+        else:
+            log.error("cache read failed", exc_info=error)
+
+    def _read_failed(self, kind: str) -> None:
+        self._reads.failure()
+        self._signals.cache_error("read", kind)
+
+    def write(self, key: bytes, value: bytes) -> None:
+        """Store a value soon, or drop it where too many wait already. Never waits, never raises."""
+        size = len(key) + len(value)
+        if self._queued_bytes + size > self._settings.queue_bytes:
+            self._signals.cache_error("write", "queue_full")
+            return
+        self._queue.append((key, value))
+        self._queued_bytes += size
+        self._written.clear()
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Wait until everything queued so far was written or given up."""
+        await self._written.wait()
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(_WRITE_CHUNK, len(self._queue)))]
+                self._queued_bytes -= sum(len(key) + len(value) for key, value in batch)
+                if self._writes.allow():
+                    await self._write(batch)
+            self._written.set()
+
+    async def _write(self, batch: Sequence[tuple[bytes, bytes]]) -> None:
+        def ttl() -> int:
+            # Entries written together must not expire together.
+            return max(1, round(self._settings.ttl_s * random.uniform(1 - _TTL_JITTER, 1)))
+
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                replies = await self._client.commands([("SET", key, value, "EX", ttl()) for key, value in batch])
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        except ResponseError as error:  # full, read-only, no permission
+            self._writes.failure()
+            self._signals.cache_error("write", str(error).split(" ", 1)[0])
+        except Unreachable as error:
+            self._writes.failure()
+            self._signals.cache_error("write", type(error).__name__)
+        except Exception:
+            self._writes.failure()
+            log.exception("cache write failed")
+        else:
+            self._writes.success()
+
+    async def close(self) -> None:
+        """Write what is queued, for as long as one write may take, then stop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                await self.flush()
+        tasks = [*self._reading, *([self._writer] if self._writer else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

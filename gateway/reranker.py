@@ -1,0 +1,141 @@
+"""Query and documents to scores: cached, computed once, spread over the rerank workers where that pays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.cost import Cost
+from gateway.entries import ScoreEntry
+from gateway.keys import Keyspace, RerankFields
+from gateway.memo import Answer, Computed, Deliver, Memo
+from gateway.parallel import each, split
+from gateway.workers import RerankPool
+from services.runtime.errors import Internal, UpstreamUnavailable
+from winnow.common.v1 import common_pb2
+from winnow.rerank.v1 import rerank_pb2
+
+_ATTEMPTS = 4
+_PARTS_AT_ONCE = 8
+# What every part of a split computes again: system prompt and template, in characters, beside instruction and query.
+_TEMPLATE_CHARS = 300
+# A part is worth its own call when its documents are so many times what it computes again.
+_WORTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RerankJob:
+    """A query, its documents, and how to score them; None: the model's default."""
+
+    query: str
+    documents: Sequence[str]
+    instruction: str | None = None
+    truncation: common_pb2.Truncation = common_pb2.TRUNCATION_END
+    max_tokens: int | None = None
+    priority: common_pb2.Priority = common_pb2.PRIORITY_INTERACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """One answer for each document, in their order, all of one model."""
+
+    model: rerank_pb2.GetModelResponse
+    answers: Sequence[Answer[ScoreEntry]]
+    cost: Cost
+
+    @property
+    def usage(self) -> common_pb2.Usage:
+        """Tokens and cache use."""
+        hits = sum(answer.hit for answer in self.answers)
+        tokens = sum(answer.entry.tokens for answer in self.answers if answer.entry is not None)
+        return common_pb2.Usage(input_tokens=tokens, cache_hits=hits, cache_misses=len(self.answers) - hits)
+
+
+class Reranker:
+    """The second stage. `split_bytes`: fewer bytes of documents than this are never split."""
+
+    def __init__(self, pool: RerankPool, memo: Memo[ScoreEntry], keyspace: Keyspace, split_bytes: int) -> None:
+        self._pool = pool
+        self._memo = memo
+        self._keyspace = keyspace
+        self._split_bytes = split_bytes
+
+    async def model(self, deadline: float | None = None) -> rerank_pb2.GetModelResponse:
+        """The model that the workers serve. Raises a Problem where none can be asked."""
+        return await self._pool.model(deadline)
+
+    async def rerank(self, job: RerankJob, deadline: float | None) -> Reranked:
+        """Scores of all documents, all of one model.
+
+        A document that fails has its error in its place. Raises a Problem where the whole call fails.
+        """
+        for _ in range(_ATTEMPTS):
+            model = await self._pool.model(deadline)
+            fields = RerankFields(
+                job.query,
+                job.instruction or model.default_instruction,
+                job.max_tokens or model.max_tokens,
+                job.truncation,
+            )
+            keys = self._keyspace.rerank(model.model.fingerprint, fields, job.documents)
+
+            async def compute(
+                positions: Sequence[int],
+                cache_ms: float,
+                deliver: Deliver[ScoreEntry],
+                fields: RerankFields = fields,
+                keys: list[bytes] = keys,
+                model: rerank_pb2.GetModelResponse = model,
+            ) -> None:
+                async def part(mine: list[int]) -> None:
+                    await self._compute(job, fields, keys, model, mine, cache_ms, deliver, deadline)
+
+                again = _TEMPLATE_CHARS + len(fields.instruction) + len(job.query)
+                size = max(self._split_bytes, _WORTH * again)
+                await each(split(positions, job.documents, model.limits.max_items, size), part, _PARTS_AT_ONCE)
+
+            answers = await self._memo.get(model.model, keys, job.priority, compute, deadline)
+            seen = {answer.model.fingerprint: answer.model for answer in answers}
+            if set(seen) == {model.model.fingerprint}:
+                return Reranked(model, answers, Cost.slowest(answer.cost for answer in answers))
+            # The workers have changed their model. What it computed is kept under its own name.
+            other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
+            serving = await self._pool.model_of(other, deadline)
+            if len(seen) == 1:
+                return Reranked(serving, answers, Cost.slowest(answer.cost for answer in answers))
+        raise UpstreamUnavailable("rerank worker", "is changing its model")
+
+    async def _compute(
+        self,
+        job: RerankJob,
+        fields: RerankFields,
+        keys: Sequence[bytes],
+        model: rerank_pb2.GetModelResponse,
+        positions: Sequence[int],
+        cache_ms: float,
+        deliver: Deliver[ScoreEntry],
+        deadline: float | None,
+    ) -> None:
+        documents = [job.documents[position] for position in positions]
+        # Defaults are sent resolved, as they stand in the key: two replicas can never disagree on what a key means.
+        request = rerank_pb2.RerankRequest(
+            query=job.query,
+            documents=documents,
+            instruction=fields.instruction or None,
+            truncation=fields.truncation,
+            max_tokens=fields.max_tokens,
+            priority=job.priority,
+        )
+        response = await self._pool.rerank(request, deadline)
+        if len(response.results) + len(response.errors) != len(documents):
+            raise Internal(ValueError(f"{len(response.results)} scores for {len(documents)} documents"))
+        identity = response.model
+        kept = [keys[position] for position in positions]
+        if identity.fingerprint != model.model.fingerprint:
+            kept = self._keyspace.rerank(identity.fingerprint, fields, documents)
+        cost = Cost.of(response.timings, cache_ms)
+        for result in response.results:
+            entry = ScoreEntry(result.logit, result.tokens, result.truncated)
+            answer = Answer(identity, entry, cost=cost)
+            deliver(positions[result.index], Computed(answer, kept[result.index]))
+        for failed in response.errors:
+            answer = Answer[ScoreEntry](identity, None, failed.error, cost=cost)
+            deliver(positions[failed.index], Computed(answer, kept[failed.index]))

@@ -1,0 +1,54 @@
+"""What the gateway reports: its counters, and the spans of its stages. Texts are never recorded."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry.trace import Span
+
+from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
+
+Attributes = Mapping[str, str | int | float | bool]
+
+
+class Signals:
+    """One of these per process. `kind` is the answer's: "embed" or "rerank"."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._tracer = telemetry.tracer
+        self._hits = telemetry.counter(names.CACHE_HITS)
+        self._misses = telemetry.counter(names.CACHE_MISSES)
+        self._errors = telemetry.counter(names.CACHE_ERRORS)
+        self._degraded = telemetry.counter(names.DEGRADED_ANSWERS)
+        self._shed = telemetry.counter(names.SHED)
+
+    @contextmanager
+    def span(self, name: str, attributes: Attributes | None = None) -> Iterator[Span]:
+        """A child span of the current one. An exception marks it as failed by its type, without its text."""
+        with self._tracer.start_as_current_span(
+            name, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield span
+            except BaseException as error:
+                span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+                raise
+
+    def cache_used(self, kind: str, hits: int, misses: int) -> None:
+        """Items of one call that a cache had, and that none had."""
+        if hits:
+            self._hits.add(hits, {names.KIND: kind})
+        if misses:
+            self._misses.add(misses, {names.KIND: kind})
+
+    def cache_error(self, operation: str, kind: str) -> None:
+        """A cache call that failed: `operation` is "read" or "write"."""
+        self._errors.add(1, {names.DB_OPERATION: operation, names.ERROR_TYPE: kind})
+
+    def degraded(self, stage: str, reason: str) -> None:
+        """An answer that fell short in `stage`."""
+        self._degraded.add(1, {names.STAGE: stage, names.SHED_REASON: reason})
+
+    def shed(self, reason: str) -> None:
+        """A call refused for load."""
+        self._shed.add(1, {names.SHED_REASON: reason})

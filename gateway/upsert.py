@@ -1,0 +1,220 @@
+"""Streams of documents into collections: the unchanged cost nothing, the answered without error are stored."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence, Set
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+
+from google.rpc import status_pb2
+
+from gateway.embedder import Embedder, EmbedJob, WrongModelError, vectors
+from gateway.entries import VectorEntry
+from gateway.index.catalogue import Collection
+from gateway.index.documents import Digest, Document, Outcome
+from gateway.index.store import ChangedMeanwhileError, Store, Write
+from gateway.patience import is_for_item, patiently
+from gateway.problems import placed, wrong_model
+from services.runtime.errors import NotReady, Problem, UpstreamUnavailable, to_status
+from services.runtime.streams import in_completion_order, until
+from winnow.common.v1 import common_pb2
+
+_WRITE_TRIES = 5
+_CHUNK_ITEMS = 64
+_CHUNKS_IN_WINDOW = 4
+# The window is in tokens, which the gateway cannot count: three characters each, and some for every document.
+_CHARS_PER_TOKEN = 3
+_DOCUMENT_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """What became of a document: an outcome, or the error that kept it from being stored."""
+
+    id: str
+    outcome: Outcome | None = None
+    error: status_pb2.Status | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A document of the stream, `path` being its field path in its message; with `error`, it was refused already."""
+
+    document: Document
+    path: str
+    error: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Documents with distinct ids, to be written `after` all earlier chunks that hold one of them."""
+
+    group: Sequence[Offered]
+    after: Set[asyncio.Event]
+    done: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertSettings:
+    """`window_tokens`: most estimated tokens in flight. `outage_s`: how long a stream bears with workers or an index
+    that are away."""
+
+    window_tokens: int
+    outage_s: float
+
+
+class Upserter:
+    """Writes streams of documents. `stopping`: when set, streams end after what they have taken on, with NotReady."""
+
+    def __init__(self, embedder: Embedder, store: Store, settings: UpsertSettings, stopping: asyncio.Event) -> None:
+        self._embedder = embedder
+        self._store = store
+        self._window = settings.window_tokens
+        self._outage_s = settings.outage_s
+        self._stopping = stopping
+
+    async def upsert(
+        self, collection: Collection, messages: AsyncIterator[Sequence[Offered]]
+    ) -> AsyncGenerator[list[Upserted], None]:
+        """Answers for groups of documents, in completion order, each document once.
+
+        Of the same id twice, the later one is written later. What `messages` raises is raised after the answers to all
+        that came before; Precondition where the workers have another model than the collection.
+        """
+
+        async def work(chunk: _Chunk) -> list[Upserted]:
+            try:
+                for earlier in chunk.after:
+                    await earlier.wait()
+                return await self._group(collection, chunk.group)
+            finally:
+                chunk.done.set()
+
+        async with aclosing(in_completion_order(self._chunks(messages), work, self._window)) as answers:
+            async for results in answers:
+                yield results
+
+    async def _chunks(self, messages: AsyncIterator[Sequence[Offered]]) -> AsyncIterator[tuple[_Chunk, int]]:
+        most_tokens = self._window // _CHUNKS_IN_WINDOW
+        writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that holds an id
+        async for message in until(self._stopping, messages):
+            for group, tokens in _cut(message, most_tokens):
+                done = asyncio.Event()
+                writing = {id_: event for id_, event in writing.items() if not event.is_set()}
+                ids = [offered.document.id for offered in group]
+                after = {writing[id_] for id_ in ids if id_ in writing}
+                writing.update(dict.fromkeys(ids, done))
+                yield _Chunk(group, after, done), tokens
+        if self._stopping.is_set():
+            raise NotReady("draining")
+
+    async def _group(self, collection: Collection, group: Sequence[Offered]) -> list[Upserted]:
+        """The documents of a group have distinct ids."""
+        refused = [Upserted(offered.document.id, error=to_status(offered.error)) for offered in group if offered.error]
+        good = [offered for offered in group if not offered.error]
+        try:
+            return refused + (await self._store_all(collection, good) if good else [])
+        except Problem as problem:
+            if not is_for_item(problem):
+                raise
+            return refused + [Upserted(offered.document.id, error=to_status(problem)) for offered in good]
+
+    async def _store_all(self, collection: Collection, group: Sequence[Offered]) -> list[Upserted]:
+        results: dict[str, Upserted] = {}
+        left = list(group)
+        for _ in range(_WRITE_TRIES):
+            ids = [offered.document.id for offered in left]
+            known = await patiently(lambda ids=ids: self._store.digests(collection, ids), self._outage_s)  # type: ignore[misc]
+            writes = await self._writes(collection, left, known, results)
+            outcomes = await self._write(collection, writes)
+            for write, outcome in zip(writes, outcomes, strict=True):
+                id_ = write.document.id
+                match outcome:
+                    case Outcome():
+                        results[id_] = Upserted(id_, outcome, truncated=write.digest.truncated)
+                    case Problem():
+                        results[id_] = Upserted(id_, error=to_status(outcome))
+                    case ChangedMeanwhileError():
+                        pass  # look again
+            left = [offered for offered in left if offered.document.id not in results]
+            if not left:
+                return [results[offered.document.id] for offered in group]
+        raise UpstreamUnavailable("index", "has other writers changing the same documents")
+
+    async def _writes(
+        self,
+        collection: Collection,
+        group: Sequence[Offered],
+        known: dict[str, Digest | None],
+        results: dict[str, Upserted],
+    ) -> list[Write]:
+        """What has to be written; documents that need no writing, or cannot be embedded, are put into `results`."""
+        writes: list[Write] = []
+        new: list[tuple[Offered, Digest]] = []
+        for offered in group:
+            document, digest = offered.document, Digest.of(offered.document)
+            old = known[document.id]
+            if old is not None and old.same(digest):
+                results[document.id] = Upserted(document.id, Outcome.UNCHANGED, truncated=old.truncated)
+            elif old is not None and old.text == digest.text:
+                writes.append(Write(document, replace(digest, truncated=old.truncated), None))
+            else:
+                new.append((offered, digest))
+        if not new:
+            return writes
+        job = EmbedJob([offered.document.text for offered, _ in new], priority=common_pb2.PRIORITY_BULK)
+
+        try:
+            embedded = await patiently(
+                lambda: self._embedder.embed(job, None, collection.model.fingerprint), self._outage_s
+            )
+        except WrongModelError as error:
+            raise wrong_model(collection, error.serving) from None
+        stored: list[tuple[Offered, Digest, VectorEntry]] = []
+        for (offered, digest), answer in zip(new, embedded.answers, strict=True):
+            if answer.entry is None:
+                assert answer.error is not None
+                id_ = offered.document.id
+                results[id_] = Upserted(id_, error=placed(answer.error, f"{offered.path}.text"))
+            else:
+                stored.append((offered, digest, answer.entry))
+        rows = vectors([entry for _, _, entry in stored], collection.dimensions)
+        writes += [
+            Write(offered.document, replace(digest, truncated=entry.truncated), row)
+            for (offered, digest, entry), row in zip(stored, rows, strict=True)
+        ]
+        return writes
+
+    async def _write(
+        self, collection: Collection, writes: Sequence[Write]
+    ) -> list[Outcome | Problem | ChangedMeanwhileError]:
+        """Writes, and writes again for a while where the index cannot be reached: a write may be repeated."""
+        outcomes: dict[int, Outcome | Problem | ChangedMeanwhileError] = {}
+
+        async def once() -> None:
+            left = [position for position in range(len(writes)) if not isinstance(outcomes.get(position), Outcome)]
+            answers = await self._store.write(collection, [writes[position] for position in left])
+            outcomes.update(zip(left, answers, strict=True))
+            for answer in answers:
+                if isinstance(answer, UpstreamUnavailable):
+                    raise answer
+
+        with suppress(UpstreamUnavailable):  # it stands in the place of each document that it concerns
+            await patiently(once, self._outage_s)
+        return [outcomes[position] for position in range(len(writes))]
+
+
+def _cut(message: Sequence[Offered], most_tokens: int) -> Iterator[tuple[list[Offered], int]]:
+    """The documents of a message in groups of distinct ids, with their estimated tokens."""
+    group: dict[str, Offered] = {}
+    tokens = 0
+    for offered in message:
+        cost = _DOCUMENT_TOKENS + len(offered.document.text) // _CHARS_PER_TOKEN
+        full = len(group) >= _CHUNK_ITEMS or tokens + cost > most_tokens
+        if group and (full or offered.document.id in group):
+            yield list(group.values()), tokens
+            group, tokens = {}, 0
+        group[offered.document.id] = offered
+        tokens += cost
+    if group:
+        yield list(group.values()), tokens

@@ -1,0 +1,178 @@
+"""The worker pools: one handle for each, over a channel that spreads calls over the replicas.
+
+A pool remembers the models it has seen by fingerprint, so during a rollout, when two models answer by turns, each
+answer is understood by its own. Workers may be down when the gateway starts: the model is asked for when needed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Generic, Protocol, TypeVar
+
+import grpc
+
+from gateway.signals import Signals
+from services.runtime.errors import (
+    DeadlineTooShort,
+    NotReady,
+    PoolSaturated,
+    Problem,
+    ReplicaFull,
+    UpstreamUnavailable,
+    from_rpc_error,
+)
+from winnow.common.v1 import common_pb2
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
+
+# Taken off the caller's deadline for the way back, so that the worker gives up first and our answer still arrives.
+_MARGIN_S = 0.005
+_KNOWN_MODELS = 8
+# Asking a pool in which two models answer by turns for one of them: how often until we give up.
+_MODEL_TRIES = 8
+# A model that answered this long before the latest answer of any model is no longer served.
+_ROLLOUT_S = 30.0
+
+
+class Model(Protocol):
+    """What both GetModelResponses have."""
+
+    @property
+    def model(self) -> common_pb2.ModelIdentity:
+        """Name, revision, fingerprint."""
+
+
+log = logging.getLogger("winnow.workers")
+
+M = TypeVar("M", bound=Model)
+Reply = TypeVar("Reply")
+
+
+class _Pool(Generic[M]):
+    def __init__(
+        self, what: str, get_model: Callable[[float], Awaitable[M]], timeout_s: float, signals: Signals
+    ) -> None:
+        self._what = what
+        self._get_model = get_model
+        self._timeout_s = timeout_s
+        self._signals = signals
+        self._models: dict[str, M] = {}
+        self._seen_at: dict[str, float] = {}
+        self._current: M | None = None
+        self._asking = asyncio.Lock()
+
+    async def model(self, deadline: float | None = None) -> M:
+        """The model that answered last. UpstreamUnavailable where no worker ever answered."""
+        if self._current is None:
+            async with self._asking:
+                if self._current is None:
+                    await self.refresh(deadline)
+        assert self._current is not None
+        return self._current
+
+    async def serving(self, fingerprint: str, deadline: float | None = None) -> M | None:
+        """The model of that fingerprint where the pool serves it, be it beside another one; None where it does not."""
+        await self.model(deadline)
+        if not self._serves(fingerprint):
+            await self.refresh(deadline)
+        return self._models[fingerprint] if self._serves(fingerprint) else None
+
+    def _serves(self, fingerprint: str) -> bool:
+        return fingerprint in self._models and self._seen_at[fingerprint] > max(self._seen_at.values()) - _ROLLOUT_S
+
+    async def refresh(self, deadline: float | None = None) -> None:
+        """Ask a worker for its model."""
+        self._remember(await self._call(self._get_model, deadline))
+
+    async def watch(self, every_s: float) -> None:
+        """Ask again and again, for as long as this task lives: a full cache would hide a model change from us."""
+        while True:
+            try:
+                await self.refresh()
+            except Problem as problem:
+                log.info("%s: no model yet or no longer: %s", self._what, problem.message)
+            await asyncio.sleep(every_s)
+
+    async def model_of(self, identity: common_pb2.ModelIdentity, deadline: float | None = None) -> M:
+        """The model of an answer, which is from now on the one that the pool serves.
+
+        UpstreamUnavailable where the workers that answer now have another one.
+        """
+        for _ in range(_MODEL_TRIES):
+            known = self._models.get(identity.fingerprint)
+            if known is not None:
+                self._remember(known)
+                return known
+            await self.refresh(deadline)
+        raise UpstreamUnavailable(self._what, "is changing its model")
+
+    def _remember(self, model: M) -> None:
+        fingerprint = model.model.fingerprint
+        self._models.pop(fingerprint, None)  # to the end: the first one is the one not seen for longest
+        self._models[fingerprint] = self._current = model
+        self._seen_at[fingerprint] = asyncio.get_running_loop().time()
+        while len(self._models) > _KNOWN_MODELS:
+            del self._seen_at[next(iter(self._models))]
+            del self._models[next(iter(self._models))]
+
+    async def _call(self, call: Callable[[float], Awaitable[Reply]], deadline: float | None) -> Reply:
+        """`call(timeout_s)` within the deadline (`loop.time()`), its failure as the Problem it is for our caller."""
+        timeout_s = self._timeout_s
+        if deadline is not None:
+            left = deadline - asyncio.get_running_loop().time() - _MARGIN_S
+            if left <= 0:
+                raise DeadlineTooShort
+            timeout_s = min(timeout_s, left)
+        try:
+            return await call(timeout_s)
+        except grpc.aio.AioRpcError as error:
+            problem = self._retell(from_rpc_error(error, self._what))
+            if isinstance(problem, DeadlineTooShort) and timeout_s == self._timeout_s:
+                problem = UpstreamUnavailable(self._what, f"did not answer within {timeout_s:g} s")
+            raise problem from error
+
+    def _retell(self, problem: Problem) -> Problem:
+        match problem:
+            case ReplicaFull():  # the channel has tried the other replicas already
+                self._signals.shed("pool_saturated")
+                return PoolSaturated(problem.retry_after_s)
+            case NotReady():
+                return UpstreamUnavailable(self._what, "is starting or stopping", problem.retry_after_s)
+            case _:
+                return problem
+
+
+class EmbedPool(_Pool[embed_pb2.GetModelResponse]):
+    """The embed workers. `timeout_s` bounds every call, also one without a deadline."""
+
+    def __init__(self, channel: grpc.aio.Channel, timeout_s: float, signals: Signals) -> None:
+        stub = embed_pb2_grpc.EmbedServiceStub(channel)
+        super().__init__(
+            "embed worker",
+            lambda limit: stub.GetModel(embed_pb2.GetModelRequest(), timeout=limit),
+            timeout_s,
+            signals,
+        )
+        self._embed = stub.Embed
+
+    async def embed(self, request: embed_pb2.EmbedRequest, deadline: float | None) -> embed_pb2.EmbedResponse:
+        """One call to one replica. Raises a Problem."""
+        return await self._call(lambda limit: self._embed(request, timeout=limit), deadline)
+
+
+class RerankPool(_Pool[rerank_pb2.GetModelResponse]):
+    """The rerank workers. `timeout_s` bounds every call, also one without a deadline."""
+
+    def __init__(self, channel: grpc.aio.Channel, timeout_s: float, signals: Signals) -> None:
+        stub = rerank_pb2_grpc.RerankServiceStub(channel)
+        super().__init__(
+            "rerank worker",
+            lambda limit: stub.GetModel(rerank_pb2.GetModelRequest(), timeout=limit),
+            timeout_s,
+            signals,
+        )
+        self._rerank = stub.Rerank
+
+    async def rerank(self, request: rerank_pb2.RerankRequest, deadline: float | None) -> rerank_pb2.RerankResponse:
+        """One call to one replica. Raises a Problem."""
+        return await self._call(lambda limit: self._rerank(request, timeout=limit), deadline)
