@@ -23,10 +23,12 @@ DOMAIN = "winnow"
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
-# HTTP/2 headers carry the details, and grpc drops a status whose trailers exceed some 8 KiB.
-_MAX_VIOLATIONS = 16
-_MAX_TEXT = 512
-_MAX_DETAILS_BYTES = 4096
+# HTTP/2 trailers carry all this, the details in base64, and grpc refuses trailers of more than 8 KiB: the caller
+# would see an error of grpc's own in the place of ours.
+_MAX_VIOLATIONS = 8
+_MAX_DESCRIPTION = 200
+_MAX_MESSAGE = 320
+_MAX_DETAILS_BYTES = 3500
 
 log = logging.getLogger("winnow.incident")
 
@@ -41,7 +43,7 @@ class Problem(Exception):  # noqa: N818 - not every problem is an error of ours
 
     def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.message = _short(message)
+        self.message = _short(message, _MAX_MESSAGE)
         self.metadata: dict[str, str] = dict(metadata or {})
 
     @property
@@ -60,7 +62,7 @@ class InvalidFields(Problem):
     code, reason = grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
-        self.violations = [(field, _short(description)) for field, description in violations[:_MAX_VIOLATIONS]]
+        self.violations = [(field, _short(description, _MAX_DESCRIPTION)) for field, description in violations[:_MAX_VIOLATIONS]]
         more = len(violations) - len(self.violations)
         told = "; ".join(f"{field}: {description}" for field, description in self.violations)
         super().__init__(told + (f"; and {more} more" if more else ""))
@@ -375,5 +377,5 @@ def _frames(error: BaseException) -> str:
     return "\ncaused by ".join(parts)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

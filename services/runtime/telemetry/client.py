@@ -69,11 +69,15 @@ class ClientTelemetry:
     async def unary(self, continuation: _Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """A call with one response: it ends here, also when the caller cancels it."""
         outbound = _Outbound(self, details)
-        code = grpc.StatusCode.CANCELLED
+        code, call = grpc.StatusCode.CANCELLED, None
         try:
             call = await continuation(outbound.details, request)
             code = await call.code()
             return call
+        except asyncio.CancelledError:
+            if call is not None:
+                call.cancel()  # grpc cancels only this interceptor; the server would work on
+            raise
         finally:
             outbound.end(code)
 

@@ -1,0 +1,69 @@
+"""A real OTLP trace receiver in the test's own process."""
+# ruff: noqa: N802 - methods are named by the contract
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps every span that arrives. `service` of a span is its resource's service.name."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.services: dict[bytes, str] = {}
+        self.endpoint = ""
+        self._arrived = asyncio.Condition()
+
+    async def Export(self, request, context):
+        async with self._arrived:
+            for resource in request.resource_spans:
+                service = attributes(resource.resource.attributes).get("service.name", "")
+                for scope in resource.scope_spans:
+                    for span in scope.spans:
+                        self.spans.append(span)
+                        self.services[span.span_id] = str(service)
+            self._arrived.notify_all()
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    async def wait_for(self, ready: Callable[[list[Span]], bool], timeout: float = 20.0) -> list[Span]:
+        """All spans, as soon as they satisfy `ready`."""
+        async with asyncio.timeout(timeout), self._arrived:
+            await self._arrived.wait_for(lambda: ready(self.spans))
+            return list(self.spans)
+
+    def environment(self) -> dict[str, str]:
+        """What makes a process send its traces here, soon."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
+            "OTEL_EXPORTER_OTLP_INSECURE": "true",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver on a free port of loopback."""
+    server, servicer = grpc.aio.server(), Receiver()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)
+    servicer.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        yield servicer
+    finally:
+        await server.stop(0)
+
+
+def attributes(pairs: Iterable[KeyValue]) -> dict[str, str | int | float | bool]:
+    """Attributes of a span or resource as plain values."""
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
+
+
+def named(spans: Iterable[Span], name: str) -> list[Span]:
+    """Spans with that name."""
+    return [span for span in spans if span.name == name]

@@ -1,0 +1,41 @@
+"""An EmbedService whose answers are written by the test: for what goes on around a servicer."""
+# ruff: noqa: N802 - methods are named by the contract
+
+from collections.abc import Awaitable, Callable
+
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+
+SERVICE = "winnow.embed.v1.EmbedService"
+
+
+class Scripted(embed_pb2_grpc.EmbedServiceServicer):
+    """An application. Embed awaits `answer(request, context)`; EmbedStream does so for each request."""
+
+    services = (SERVICE,)
+
+    def __init__(self, answer: Callable[..., Awaitable[object]] | None = None) -> None:
+        self.answer = answer
+        self.calls = 0
+
+    def register(self, server, lifecycle):
+        self.lifecycle = lifecycle
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(self, server)
+
+    async def start(self): ...
+
+    async def drain(self): ...
+
+    async def close(self): ...
+
+    async def Embed(self, request, context):
+        self.calls += 1
+        if self.answer is not None:
+            await self.answer(request, context)
+        return embed_pb2.EmbedResponse()
+
+    async def EmbedStream(self, request_iterator, context):
+        self.calls += 1
+        async for request in request_iterator:
+            if self.answer is not None:
+                await self.answer(request, context)
+            yield embed_pb2.EmbedStreamResponse()

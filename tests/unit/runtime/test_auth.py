@@ -1,0 +1,123 @@
+import asyncio
+import os
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.runtime.auth import Tokens, Watched
+from services.runtime.channel import ChannelSettings, channel
+from services.runtime.telemetry.setup import Telemetry
+from tests.support.scripted import Scripted
+from tests.support.serving import PlainSettings, serving, told
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+
+
+def replace(path: Path, content: bytes) -> None:
+    """As Kubernetes does it: another file in its place."""
+    fresh = path.with_suffix(".fresh")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)
+
+
+async def call(address: str, settings: ChannelSettings) -> None:
+    async with channel(address, Telemetry(), settings) as to:
+        await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
+
+
+def test_tokens_are_read_by_line(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("# who may call\n\nsecret-one\nsearch secret-two\n")
+    tokens = Tokens(path)
+    assert tokens.name_of("secret-one") == ""
+    assert tokens.name_of("secret-two") == "search"
+    for unknown in ("", "search", "secret-", "secret-one\nsecret-two", "#"):
+        assert tokens.name_of(unknown) is None
+
+
+def test_a_changed_file_of_tokens_is_picked_up_and_a_missing_one_is_survived(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("old")
+    tokens = Tokens(path)
+    replace(path, b"new")
+    assert tokens.name_of("old") is None
+    assert tokens.name_of("new") == ""
+    path.unlink()
+    assert tokens.name_of("new") == ""
+
+
+def test_a_file_without_tokens_stops_the_start(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("# none yet\n")
+    with pytest.raises(ValueError, match="no token"):
+        Tokens(path)
+
+
+def test_watched_files_are_read_only_when_they_change(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"1")
+    watched = Watched(path)
+    first = watched.read()
+    assert watched.read() is first
+    replace(path, b"2")
+    assert watched.read() == (b"2",)
+
+
+async def test_calls_need_a_token_and_probes_do_not(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("search secret")
+    async with serving(Scripted(), PlainSettings(auth_tokens_file=path)) as served:
+        await call(served.address, ChannelSettings(token="secret"))
+        for wrong in (None, "Secret", "secret-"):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(served.address, ChannelSettings(token=wrong))
+            assert (told(error.value).code, told(error.value).reason) == (
+                grpc.StatusCode.UNAUTHENTICATED,
+                "UNAUTHENTICATED",
+            )
+        health = health_pb2_grpc.HealthStub(served.channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=10)).status == 1
+
+
+class Certificates:
+    """A CA with a certificate for localhost, in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cert, self.key, self.ca = folder / "tls.crt", folder / "tls.key", folder / "ca.crt"
+        self.issue()
+
+    def issue(self) -> None:
+        authority = trustme.CA()
+        leaf = authority.issue_cert("localhost", "127.0.0.1")
+        replace(self.key, leaf.private_key_pem.bytes())
+        replace(self.cert, b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+        replace(self.ca, authority.cert_pem.bytes())
+
+
+async def test_mutual_tls(tmp_path) -> None:
+    (tmp_path / "other").mkdir()
+    files, other = Certificates(tmp_path), Certificates(tmp_path / "other")
+    settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
+    async with serving(Scripted(), settings) as served:
+        await call(served.address, ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key))
+        strangers = [
+            ChannelSettings(attempts=1),
+            ChannelSettings(attempts=1, tls=True, tls_ca=files.ca),
+            ChannelSettings(attempts=1, tls=True, tls_ca=files.ca, tls_cert=other.cert, tls_key=other.key),
+            ChannelSettings(attempts=1, tls=True, tls_ca=other.ca, tls_cert=files.cert, tls_key=files.key),
+        ]
+        for stranger in strangers:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await call(served.address, stranger)
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_renewed_certificate_serves_the_next_connection(tmp_path) -> None:
+    files = Certificates(tmp_path)
+    settings = PlainSettings(tls_cert=files.cert, tls_key=files.key)
+    async with serving(Scripted(), settings) as served:
+        await call(served.address, ChannelSettings(tls=True, tls_ca=files.ca))
+        await asyncio.to_thread(files.issue)
+        await call(served.address, ChannelSettings(tls=True, tls_ca=files.ca))

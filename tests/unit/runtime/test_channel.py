@@ -1,0 +1,97 @@
+"""What our channels promise: assumptions about grpc's own behaviour, kept as tests."""
+
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import pytest
+
+from services.runtime.channel import ChannelSettings, channel
+from services.runtime.errors import ReplicaFull
+from services.runtime.telemetry.setup import Telemetry
+from tests.support.scripted import SERVICE, Scripted
+from tests.support.serving import serving, told
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+
+
+def target(*servers) -> str:
+    return "ipv4:" + ",".join(served.address for served in servers)
+
+
+@asynccontextmanager
+async def pool(*applications, settings=None, health_service=None):
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(serving(application)) for application in applications]
+        to = channel(target(*servers), Telemetry(), settings, health_service=health_service)
+        yield embed_pb2_grpc.EmbedServiceStub(await stack.enter_async_context(to)), servers
+
+
+async def full(request, context):
+    raise ReplicaFull(0.05)
+
+
+async def test_calls_are_spread_over_all_addresses() -> None:
+    applications = [Scripted(), Scripted(), Scripted()]
+    async with pool(*applications) as (stub, _):
+        while not all(application.calls for application in applications):  # until each is connected
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+        before = [application.calls for application in applications]
+        for _ in range(30):
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+        assert [a.calls - b for a, b in zip(applications, before, strict=True)] == [10, 10, 10]
+
+
+async def test_a_full_replica_is_tried_elsewhere() -> None:
+    busy, idle = Scripted(full), Scripted()
+    async with pool(busy, idle) as (stub, _):
+        for _ in range(10):
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+    assert idle.calls == 10
+    assert busy.calls > 0
+
+
+async def test_a_large_request_is_tried_elsewhere_too() -> None:
+    busy, idle = Scripted(full), Scripted()
+    request = embed_pb2.EmbedRequest(texts=["x" * (1 << 20)])  # grpc's own limit for this is 256 KiB
+    async with pool(busy, idle) as (stub, _):
+        while not busy.calls:
+            await stub.Embed(request, timeout=10)
+
+
+async def test_attempts_are_bounded_and_the_last_status_is_told() -> None:
+    busy = Scripted(full)
+    async with pool(busy, settings=ChannelSettings(attempts=3)) as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+    assert told(error.value).reason == "REPLICA_FULL"
+    assert busy.calls == 3
+
+
+async def test_a_replica_that_is_not_serving_gets_no_calls() -> None:
+    leaving, staying = Scripted(), Scripted()
+    async with pool(leaving, staying, health_service=SERVICE) as (stub, servers):
+        while not (leaving.calls and staying.calls):
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+        servers[0].lifecycle.stop()
+        await servers[0].lifecycle.announce()
+        in_a_row = 0
+        while in_a_row < 10:  # the news travels; until it is there, retries cover it
+            before = leaving.calls
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+            in_a_row = in_a_row + 1 if leaving.calls == before else 0
+
+
+async def test_a_replica_that_comes_up_late_is_waited_for() -> None:
+    late = serving(Scripted(), start=False)
+    async with late as served, channel(served.address, Telemetry(), health_service=SERVICE) as to:
+        call = embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=30, wait_for_ready=True)
+        await served.lifecycle.ready()
+        await call
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    async with serving(Scripted()) as served:
+        address = served.address
+    async with channel(address, Telemetry()) as to:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,114 @@
+import logging
+from pathlib import Path
+
+import pytest
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from services.runtime.settings import Listen, OptionalListen, ProcessSettings, load, log_settings, told
+
+
+class Settings(ProcessSettings):
+    model_config = SettingsConfigDict(env_prefix="SAMPLE_")
+
+    listen: Listen = "[::]:50051"
+    metrics_listen: OptionalListen = "[::]:9091"
+    redis_url: str = "redis://localhost"
+    token: SecretStr = SecretStr("")
+    items: int = Field(5, ge=1)
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as end:
+        load(Settings)
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_variables_are_read_and_the_rest_has_defaults(monkeypatch) -> None:
+    monkeypatch.setenv("SAMPLE_ITEMS", "7")
+    monkeypatch.setenv("SAMPLE_LISTEN", "127.0.0.1:0")
+    monkeypatch.setenv("SAMPLE_METRICS_LISTEN", "")
+    monkeypatch.setenv("SAMPLE_TLS_CERT", "")
+    monkeypatch.setenv("OTHER_ITEMS", "8")
+    settings = load(Settings)
+    assert (settings.items, settings.listen, settings.metrics_listen, settings.tls_cert) == (
+        7,
+        "127.0.0.1:0",
+        None,
+        None,
+    )
+    assert settings.drain_seconds == 30
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().items = 3
+
+
+def test_an_unknown_variable_stops_the_start_and_names_the_nearest(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("SAMPLE_ITEM", "7")
+    assert "SAMPLE_ITEM: there is no such setting; did you mean SAMPLE_ITEMS?" in refusal(capsys)
+
+
+def test_a_variable_of_a_kubernetes_service_is_explained(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("SAMPLE_PORT_50051_TCP_ADDR", "10.0.0.1")
+    assert "enableServiceLinks: false" in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ITEMS", "0"),
+        ("ITEMS", "many"),
+        ("LISTEN", "50051"),
+        ("LISTEN", "host:port"),
+        ("LISTEN", "[::]:70000"),
+        ("METRICS_LISTEN", "nowhere"),
+        ("MAX_MESSAGE_BYTES", "12"),
+        ("LOG_LEVEL", "LOUD"),
+        ("DRAIN_SECONDS", "-1"),
+    ],
+)
+def test_a_wrong_value_stops_the_start_by_name(monkeypatch, capsys, name, value) -> None:
+    monkeypatch.setenv(f"SAMPLE_{name}", value)
+    assert refusal(capsys).startswith(f"wrong setting: SAMPLE_{name}: ")
+
+
+def test_all_wrong_variables_are_named_at_once(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("SAMPLE_ITEMS", "0")
+    monkeypatch.setenv("SAMPLE_LISTEN", "x")
+    monkeypatch.setenv("SAMPLE_NONE", "x")
+    assert len(refusal(capsys).splitlines()) == 3
+
+
+@pytest.mark.parametrize("names", [("TLS_CERT",), ("TLS_KEY",), ("TLS_CA",)])
+def test_half_of_tls_stops_the_start(monkeypatch, capsys, names) -> None:
+    for name in names:
+        monkeypatch.setenv(f"SAMPLE_{name}", "/some/file")
+    assert "tls_cert and tls_key" in refusal(capsys)
+
+
+def test_what_is_told_holds_no_secret(monkeypatch, caplog) -> None:
+    monkeypatch.setenv("SAMPLE_TOKEN", "hush")
+    monkeypatch.setenv("SAMPLE_REDIS_URL", "redis://me:hush@host:6379/0")
+    settings = load(Settings)
+    values = told(settings)
+    assert values["SAMPLE_TOKEN"] == "***"
+    assert values["SAMPLE_REDIS_URL"] == "redis://***@host:6379/0"
+    with caplog.at_level(logging.INFO):
+        log_settings(settings, logging.getLogger("sample"))
+    assert "hush" not in caplog.text
+    assert "SAMPLE_ITEMS=5" in caplog.text
+
+
+def test_every_setting_is_described() -> None:
+    from services.embed.settings import EmbedSettings
+    from services.rerank.settings import RerankSettings
+
+    for kind in (EmbedSettings, RerankSettings):
+        assert [name for name, field in kind.model_fields.items() if not field.description] == []
+        assert (
+            Path(kind().model).name
+            == {"EMBED_": "nano-embed", "RERANK_": "nano-rerank"}[kind.model_config["env_prefix"]]
+        )

@@ -1,0 +1,159 @@
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.runtime.streams import in_completion_order, until
+
+
+async def each(items):
+    for item in items:
+        yield item
+
+
+class Work:
+    """Finishes when told to, and keeps the most cost that was in flight."""
+
+    def __init__(self) -> None:
+        self.running: dict[int, asyncio.Future[int]] = {}
+        self.began = asyncio.Queue()
+
+    async def __call__(self, chunk: int) -> int:
+        future = self.running[chunk] = asyncio.get_running_loop().create_future()
+        self.began.put_nowait(chunk)
+        try:
+            return await future
+        finally:
+            del self.running[chunk]
+
+
+async def test_results_come_as_they_finish() -> None:
+    work = Work()
+    async with aclosing(in_completion_order(each([(i, 1) for i in range(3)]), work, 10)) as results:
+        first = asyncio.ensure_future(anext(results))
+        for _ in range(3):
+            await work.began.get()
+        work.running[2].set_result(2)
+        assert await first == 2
+        work.running[0].set_result(0)
+        assert await anext(results) == 0
+        work.running[1].set_result(1)
+        assert [result async for result in results] == [1]
+
+
+@given(st.lists(st.integers(1, 12), max_size=30), st.integers(1, 10), st.randoms())
+def test_cost_in_flight_stays_within_the_window(costs, window, random) -> None:
+    async def run() -> None:
+        in_flight: list[int] = []
+
+        async def work(index: int) -> int:
+            in_flight.append(costs[index])
+            assert sum(in_flight) <= window or len(in_flight) == 1
+            for _ in range(random.randrange(4)):
+                await asyncio.sleep(0)
+            in_flight.remove(costs[index])
+            return index
+
+        chunks = each([(index, cost) for index, cost in enumerate(costs)])
+        assert sorted([index async for index in in_completion_order(chunks, work, window)]) == list(range(len(costs)))
+
+    asyncio.run(run())
+
+
+async def test_a_consumer_that_does_not_ask_stops_the_reading() -> None:
+    read: list[int] = []
+
+    async def chunks():
+        for index in range(100):
+            read.append(index)
+            yield index, 1
+
+    async def work(index: int) -> int:
+        return index
+
+    async with aclosing(in_completion_order(chunks(), work, 3)) as results:
+        assert await anext(results) == 0
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(read) <= 5
+
+
+async def test_a_failure_is_raised_after_what_was_in_flight() -> None:
+    work = Work()
+
+    async def chunks():
+        yield 0, 1
+        yield 1, 1
+        raise ValueError("no more")
+
+    seen = []
+    with pytest.raises(ValueError, match="no more"):  # noqa: PT012 - what comes before it is the point
+        async with aclosing(in_completion_order(chunks(), work, 10)) as results:
+            following = asyncio.ensure_future(anext(results))
+            await work.began.get()
+            await work.began.get()
+            work.running[1].set_result(1)
+            seen.append(await following)
+            work.running[0].set_result(0)
+            async for result in results:
+                seen.append(result)
+    assert seen == [1, 0]
+
+
+async def test_a_failed_part_ends_the_reading() -> None:
+    gate = asyncio.Event()
+
+    async def chunks():
+        yield 0, 1
+        await gate.wait()
+        yield 1, 1
+
+    async def work(index: int) -> int:
+        raise KeyError(index)
+
+    with pytest.raises(KeyError):
+        async for _ in in_completion_order(chunks(), work, 10):
+            pass
+
+
+async def test_leaving_early_leaves_no_task_behind() -> None:
+    work = Work()
+    async with aclosing(in_completion_order(each([(i, 1) for i in range(5)]), work, 10)) as results:
+        following = asyncio.ensure_future(anext(results))
+        await work.began.get()
+        work.running[0].set_result(0)
+        await following
+    assert not work.running
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_until_gives_everything_where_nothing_stops_it() -> None:
+    assert [item async for item in until(asyncio.Event(), each(range(5)))] == list(range(5))
+
+
+async def test_until_ends_while_it_waits() -> None:
+    stopping, never = asyncio.Event(), asyncio.Event()
+
+    async def items():
+        yield 1
+        await never.wait()
+        yield 2
+
+    seen = []
+    async for item in until(stopping, items()):
+        seen.append(item)
+        asyncio.get_running_loop().call_soon(stopping.set)
+    assert seen == [1]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_until_tells_what_the_source_raises() -> None:
+    async def items():
+        yield 1
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        async for _ in until(asyncio.Event(), items()):
+            pass
