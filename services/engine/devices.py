@@ -28,6 +28,9 @@ class Device(Protocol):
     def launch(self, packed: Packed) -> Finish:
         """Starts the forward pass."""
 
+    def improve(self, on_model_thread: Callable[[Callable[[], None]], None]) -> None:
+        """Does what may take long and makes batches faster, while they run. Called once, on a thread of its own."""
+
 
 class Cpu:
     """Computes in the calling thread (and the kernels' own)."""
@@ -55,3 +58,6 @@ class Cpu:
         )
         rows: Vector = self._head(hidden).numpy()[packed.outputs]
         return lambda: rows
+
+    def improve(self, on_model_thread: Callable[[Callable[[], None]], None]) -> None:
+        """Nothing to do."""

@@ -56,6 +56,7 @@ class _Engine:
         """Begins to take requests on the running event loop."""
         asyncio.get_running_loop()
         self._runner.on_batch = self.on_batch
+        self._runner.improve()
         self._scheduler = Scheduler(self._run, self._limits, self._throughput)
 
     def stats(self) -> QueueStats:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from services.engine.checkpoint import Checkpoint
+from services.engine.cuda import Cuda
 from services.engine.devices import Cpu, Device
 from services.engine.errors import CheckpointError, EngineError
 from services.engine.heads import Head
 from services.engine.linear import choose_cpu_format, dense
+from services.engine.pointwise import Fused, InPlace, Pointwise
 from services.engine.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
 from services.engine.qwen3 import Qwen3
 from services.engine.runner import Runner
@@ -22,6 +24,7 @@ from services.engine.scheduler import Limits
 from services.engine.throughput import Throughput
 from services.engine.tokenizer import Tokenizer
 from services.engine.types import EngineSettings, Ids, ModelInfo, Vector
+from services.engine.weights import read
 
 MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
 
@@ -65,16 +68,16 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         )
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(checkpoint.digest)
+        linear = dense(device, dtype)
+        pointwise: Pointwise = Fused(config.rms_norm_eps)
         if device.type == "cpu" and dtype == torch.float32:
             sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-            linear = choose_cpu_format(sample)
-        else:
-            linear = dense(device, dtype)
-        model = Qwen3(checkpoint, device, dtype, linear, settings.max_tokens)
+            linear, pointwise = choose_cpu_format(sample), InPlace(config.rms_norm_eps)
+        model = Qwen3(config, read(checkpoint, device, dtype, linear, settings.max_tokens), pointwise, dtype)
         head = make_head(checkpoint, tokenizer, device)
         weights_digest = digest.result()
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
-    on_device: Device = Cpu(model, head)
+    on_device: Device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
     limits = Limits(
         batch=batch_tokens,
         queue=settings.queue_tokens or 64 * batch_tokens,

@@ -78,8 +78,8 @@ def pack(sequences: Sequence[Ids], *, min_saving: float = 0.0) -> Packed:
 
     `min_saving`: share prefixes only if that spares at least this fraction of the tokens; sharing costs a gather.
     """
-    segments = _Tree(sequences, LEVELS).segments
     requested = sum(map(len, sequences))
+    segments = _Tree(sequences, LEVELS if min_saving < 1 else 0).segments
     if segments[-1].stop > (1 - min_saving) * requested:
         segments = _Tree(sequences, 0).segments
     return _lay_out(segments, len(sequences), requested)

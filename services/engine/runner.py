@@ -1,6 +1,8 @@
 """The one place where the event loop meets the model: a batch goes to the model's own thread and comes back."""
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +59,15 @@ class Runner:
     def run(self, sequences: list[Ids]) -> list[Vector | EngineError]:
         """One batch, blocking, on the model's thread."""
         return self._launcher.submit(self._launch_and_collect, sequences).result()[1]
+
+    def improve(self) -> None:
+        """Lets the device prepare faster ways in the background."""
+
+        def on_model_thread(job: Callable[[], None]) -> None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._launcher.submit(job).result()
+
+        threading.Thread(target=self._device.improve, args=[on_model_thread], name="improve", daemon=True).start()
 
     def close(self) -> None:
         """Ends the threads once they have finished what they are doing."""
