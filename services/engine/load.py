@@ -30,6 +30,7 @@ MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
 
 # Tokens per batch. CPU: products of weights gain nothing past some 200 rows, and a short step keeps others waiting
 # less. CUDA: enough to hide launches and fill the card.
+_MAX_TOKENS = 8192  # of one text, where the settings name no limit
 _BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
@@ -57,10 +58,9 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
     _use_threads(settings)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     config = checkpoint.config
-    if not 64 <= settings.max_tokens <= config.max_position_embeddings:
-        raise CheckpointError(
-            f"max_tokens is {settings.max_tokens}; this model takes 64 to {config.max_position_embeddings}"
-        )
+    max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings)
+    if not 64 <= max_tokens <= config.max_position_embeddings:
+        raise CheckpointError(f"max_tokens is {max_tokens}; this model takes 64 to {config.max_position_embeddings}")
     tokenizer = Tokenizer(checkpoint.tokenizer_file)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -73,7 +73,7 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         if device.type == "cpu" and dtype == torch.float32:
             sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
             linear, pointwise = choose_cpu_format(sample), InPlace(config.rms_norm_eps)
-        model = Qwen3(config, read(checkpoint, device, dtype, linear, settings.max_tokens), pointwise, dtype)
+        model = Qwen3(config, read(checkpoint, device, dtype, linear, max_tokens), pointwise, dtype)
         head = make_head(checkpoint, tokenizer, device)
         weights_digest = digest.result()
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
@@ -101,7 +101,7 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         revision=checkpoint.revision,
         fingerprint=hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32],
         dimensions=config.hidden_size if embeds else 0,
-        max_tokens=settings.max_tokens,
+        max_tokens=max_tokens,
         dtype=dtype_name,
         device=device.type,
         default_instruction=DEFAULT_INSTRUCTION,

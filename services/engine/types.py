@@ -44,7 +44,7 @@ class EngineSettings:
     revision: str | None = None
     device: str = "auto"  # auto | cpu | cuda
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
-    max_tokens: int = 8192  # per text, prompt and special tokens included
+    max_tokens: int = 0  # per text, prompt and special tokens included; 0: 8192, or the model's where that is less
     batch_tokens: int = 0  # per step of the model; 0 picks a size that suits the device
     queue_tokens: int = 0  # admitted but not yet running; 0 is 64 steps
     threads: int | None = None  # of the CPU kernels; None: one per core
