@@ -24,7 +24,7 @@ def print_search(
             style="green" if hit.id in marked else None,
         )
     console.print(table)
-    console.print(timing_line(response), style="dim", highlight=False)
+    console.print(timing_line(response), style="dim", highlight=False, soft_wrap=True)
     for shortfall in response.degradations:
         console.print(f"degraded: {shortfall.reason}: {shortfall.message}", style="yellow")
 
