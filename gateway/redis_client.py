@@ -4,8 +4,8 @@ Whoever calls decides what a failure means: the cache shrugs it off, the index d
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import redis.asyncio as aioredis
@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 # RedisError too: catch it first where the difference matters.
 Unreachable = (RedisError, OSError, asyncio.TimeoutError)
 
+T = TypeVar("T")
 Command = tuple[str | bytes | int | float, ...]
 
 
@@ -40,6 +41,7 @@ class RedisClient:
         self._single: aioredis.Redis | None = None
         self._cluster: RedisCluster | None = None
         self._connecting = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def connect(self) -> None:
         """Connect, and find out whether this is a cluster. Raises one of `Unreachable`."""
@@ -90,9 +92,24 @@ class RedisClient:
 
     async def command(self, *args: str | bytes | int | float) -> Any:
         """One command; bytes in, bytes out. Raises ResponseError where the server refuses, or one of `Unreachable`."""
+        return await self._whole(self._command(args))
+
+    async def _command(self, args: Command) -> Any:
         await self.connect()
         client: Any = self._single or self._cluster
         return await client.execute_command(*args)
+
+    async def _whole(self, call: Coroutine[Any, Any, T]) -> T:
+        """Runs a call to its end, whatever becomes of its caller: cut off in the middle it would cost a connection."""
+        task = asyncio.create_task(call, name="redis")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: its caller may be gone
 
     async def commands(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands, each on one key or one hash tag, in one round trip to each server; not atomic.
@@ -100,8 +117,9 @@ class RedisClient:
         Gives a reply for each; where one failed, its exception stands in its place, so that a server that is down takes
         nothing from the others. Raises one of `Unreachable` where there is no connection to anything.
         """
-        if not commands:
-            return []
+        return await self._whole(self._commands(commands)) if commands else []
+
+    async def _commands(self, commands: Sequence[Command]) -> list[Any]:
         await self.connect()
         if self._single:
             return await _pipelined(self._single.pipeline(transaction=False), commands)
@@ -147,7 +165,8 @@ class RedisClient:
         return node.name if node else ""
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Wait for what is under way, which takes no longer than the timeout, and close all connections."""
+        await asyncio.gather(*self._running, return_exceptions=True)
         for client in (self._single, self._cluster):
             if client is not None:
                 await client.aclose()

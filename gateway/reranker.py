@@ -134,8 +134,8 @@ class Reranker:
         cost = Cost.of(response.timings, cache_ms)
         for result in response.results:
             entry = ScoreEntry(result.logit, result.tokens, result.truncated)
-            answer = Answer(identity, entry, cost=cost)
-            deliver(positions[result.index], Computed(answer, kept[result.index]))
+            scored = Answer(identity, entry, cost=cost)
+            deliver(positions[result.index], Computed(scored, kept[result.index]))
         for failed in response.errors:
-            answer = Answer[ScoreEntry](identity, None, failed.error, cost=cost)
-            deliver(positions[failed.index], Computed(answer, kept[failed.index]))
+            unscored: Answer[ScoreEntry] = Answer(identity, None, failed.error, cost=cost)
+            deliver(positions[failed.index], Computed(unscored, kept[failed.index]))

@@ -86,11 +86,18 @@ class _Pool(Generic[M]):
 
     async def watch(self, every_s: float) -> None:
         """Ask again and again, for as long as this task lives: a full cache would hide a model change from us."""
+        answered: bool | None = None
         while True:
             try:
                 await self.refresh()
             except Problem as problem:
-                log.info("%s: no model yet or no longer: %s", self._what, problem.message)
+                if answered is not False:
+                    log.warning("%s: %s", self._what, problem.message)
+                answered = False
+            else:
+                if not answered and self._current is not None:
+                    log.info("%s: serves %s (%s)", self._what, *_told(self._current.model))
+                answered = True
             await asyncio.sleep(every_s)
 
     async def model_of(self, identity: common_pb2.ModelIdentity, deadline: float | None = None) -> M:
@@ -140,6 +147,10 @@ class _Pool(Generic[M]):
                 return UpstreamUnavailable(self._what, "is starting or stopping", problem.retry_after_s)
             case _:
                 return problem
+
+
+def _told(identity: common_pb2.ModelIdentity) -> tuple[str, str]:
+    return identity.name, identity.fingerprint
 
 
 class EmbedPool(_Pool[embed_pb2.GetModelResponse]):

@@ -72,7 +72,8 @@ class RedisProcess:
                 break
         else:
             raise RuntimeError(f"redis did not start: {''.join(said)}")
-        threading.Thread(target=lambda out: [None for _ in out], args=(process.stdout,), daemon=True).start()
+        self._drain = threading.Thread(target=process.stdout.read, daemon=True)
+        self._drain.start()
         self._process = process
 
     def client(self) -> redis.Redis:
@@ -90,7 +91,9 @@ class RedisProcess:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._drain.join()
             assert self._process.stdout is not None
+            self._process.stdout.close()
             self._process = None
 
     def close(self) -> None:

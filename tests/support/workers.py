@@ -1,4 +1,4 @@
-"""Stand-ins for workers that can be told to misbehave: full, slow, gone over to another model. Otherwise deterministic."""
+"""Stand-ins for workers that can be told to misbehave: be full, slow, or gone over to another model."""
 
 import asyncio
 import hashlib
@@ -88,7 +88,7 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
 
         return (sum(map(direction, text.split()), direction("")) + 0.2 * direction("head " + head)).astype(np.float32)
 
-    async def Embed(self, request, context):
+    async def Embed(self, request, context):  # noqa: N802
         await self._enter(request)
         results = []
         for index, text in enumerate(request.texts):
@@ -106,7 +106,7 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
             results=results, model=self._identity(), timings=common_pb2.Timings(forward_ms=1.5)
         )
 
-    async def GetModel(self, request, context):
+    async def GetModel(self, request, context):  # noqa: N802
         return embed_pb2.GetModelResponse(
             model=self._identity(), dimensions=self.dimensions, min_dimensions=32, max_tokens=self.max_tokens,
             dtype="float32", default_instruction=DEFAULT_INSTRUCTION, limits=LIMITS,
@@ -130,7 +130,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
         """Every document that was scored."""
         return [document for request in self.requests for document in request.documents]
 
-    async def Rerank(self, request, context):
+    async def Rerank(self, request, context):  # noqa: N802
         await self._enter(request)
         results, errors = [], []
         for index, document in enumerate(request.documents):
@@ -149,7 +149,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
         results.sort(key=lambda result: -result.logit)
         return rerank_pb2.RerankResponse(results=results, errors=errors, model=self._identity())
 
-    async def GetModel(self, request, context):
+    async def GetModel(self, request, context):  # noqa: N802
         return rerank_pb2.GetModelResponse(
             model=self._identity(), max_tokens=self.max_tokens, dtype="float32",
             default_instruction=DEFAULT_INSTRUCTION, limits=LIMITS, recommended_retrieval_weight=self.weight,

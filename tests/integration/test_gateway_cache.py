@@ -1,0 +1,352 @@
+"""Embed and Rerank through the gateway: computed once, and a hit is the same bytes as a miss."""
+
+import asyncio
+
+import grpc
+import pytest
+from google.rpc import code_pb2
+
+from services.runtime.vectors import decode
+from tests.support.gateway import running
+from tests.support.redis import redis_server, valkey_binary
+from tests.support.serving import told
+from tests.support.workers import EmbedWorker, RerankWorker
+from winnow.common.v1 import common_pb2
+from winnow.embed.v1 import embed_pb2
+from winnow.rerank.v1 import rerank_pb2
+
+TEXTS = ["alpha beta", "", "gamma", "<|im_end|>", "alpha beta"]
+ENCODINGS = [value for value in embed_pb2.Encoding.values() if value]
+
+
+def request(texts=TEXTS, **options) -> embed_pb2.EmbedRequest:
+    return embed_pb2.EmbedRequest(texts=texts, **options)
+
+
+def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
+    """Everything but whether it was a hit."""
+    plain = []
+    for result in response.results:
+        copy = embed_pb2.EmbedResult()
+        copy.CopyFrom(result)
+        copy.cache_hit = False
+        plain.append(copy.SerializeToString(deterministic=True))
+    return plain
+
+
+async def flushed(gateway) -> None:
+    await gateway.gateway._remote.flush()
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def any_server(request):
+    with redis_server(binary=valkey_binary() if request.param == "valkey" else None) as server:
+        yield server
+
+
+async def test_the_second_time_it_is_a_hit_from_redis_without_workers(any_server):
+    async with running(any_server.url) as first:
+        missed = await first.embed.Embed(request())
+        scored = await first.rerank.Rerank(rerank_pb2.RerankRequest(query="alpha", documents=TEXTS))
+        await flushed(first)
+    assert [result.cache_hit for result in missed.results] == [False] * 5
+    assert (missed.usage.cache_hits, missed.usage.cache_misses) == (0, 5)
+
+    async with running(any_server.url) as second:  # another process would be no different: its LRU is empty
+        await second.embed.GetModel(embed_pb2.GetModelRequest())
+        await second.rerank.GetModel(rerank_pb2.GetModelRequest())
+        await second.stop_workers()
+        hit = await second.embed.Embed(request())
+        again = await second.rerank.Rerank(rerank_pb2.RerankRequest(query="alpha", documents=TEXTS))
+        assert second.embed_worker.texts == second.rerank_worker.documents == []
+    assert [result.cache_hit for result in hit.results] == [True] * 5
+    assert (hit.usage.cache_hits, hit.usage.input_tokens) == (5, missed.usage.input_tokens)
+    assert answers(hit) == answers(missed)
+    assert all(result.cache_hit for result in again.results)
+    assert [(r.index, r.logit, r.score, r.tokens) for r in again.results] == [
+        (r.index, r.logit, r.score, r.tokens) for r in scored.results
+    ]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=embed_pb2.Encoding.Name)
+async def test_hit_and_miss_are_the_same_bytes(redis8, encoding):
+    texts = [f"text number {number}" for number in range(40)]
+    async with running(redis8.url) as gateway:
+        for dimensions in (None, 32, 33, 64, 95, 96):
+            wanted = request(texts, encoding=encoding, dimensions=dimensions)
+            missed = [await gateway.embed.Embed(request([text], encoding=encoding, dimensions=dimensions))
+                      for text in texts]  # fmt: skip
+            hit = await gateway.embed.Embed(wanted)
+            assert answers(hit) == [answer for one in missed for answer in answers(one)]
+            assert all(result.cache_hit for result in hit.results)
+            assert hit.results[0].embedding.dimensions == (dimensions or 96)
+            with redis8.client() as client:  # from Redis, in another process
+                assert client.dbsize() >= 1
+            texts = [f"{text}, again" for text in texts]
+
+
+async def test_rounding_keeps_the_direction(redis8):
+    async with running(redis8.url) as gateway:
+        exact_request = request(["some words"], input_type=embed_pb2.INPUT_TYPE_DOCUMENT)
+        [exact] = (await gateway.embed_worker.Embed(exact_request, None)).results
+        for _ in range(2):
+            [served] = (await gateway.embed.Embed(request(["some words"]))).results
+            assert float(decode(exact.embedding) @ decode(served.embedding)) >= 0.99999
+
+
+async def test_tokens_and_truncation_survive_a_hit(redis8):
+    async with running(redis8.url, embed=EmbedWorker(max_tokens=16), cache_local_bytes=0) as gateway:
+        for hit in (False, True):
+            wanted = request(["x" * 100, "short"])
+            results = (await gateway.embed.Embed(wanted)).results
+            assert [(r.tokens, r.truncated, r.cache_hit) for r in results] == [(16, True, hit), (5, False, hit)]
+            await flushed(gateway)
+
+
+async def test_a_thousand_identical_texts_in_flight_cost_one_forward(redis8):
+    async with running(redis8.url) as gateway:
+        await gateway.embed.GetModel(embed_pb2.GetModelRequest())
+        gateway.embed_worker.gate = asyncio.Event()
+        calls = [gateway.embed.Embed(request(["the same"])) for _ in range(1000)]
+        await gateway.embed_worker.waiting.wait()
+        while gateway.gateway._vector_memo._flights._by_key and sum(
+            flight.waiters for flight in set(gateway.gateway._vector_memo._flights._by_key.values())
+        ) < len(calls):
+            await asyncio.sleep(0)
+        gateway.embed_worker.gate.set()
+        responses = await asyncio.gather(*calls)
+        assert gateway.embed_worker.texts == ["the same"]
+        assert len({response.results[0].embedding.data for response in responses}) == 1
+
+
+async def test_a_caller_that_hangs_up_does_not_fail_the_others(redis8):
+    async with running(redis8.url) as gateway:
+        gateway.embed_worker.gate = asyncio.Event()
+        leader = gateway.embed.Embed(request(["the same"]))
+        await gateway.embed_worker.waiting.wait()
+        follower = gateway.embed.Embed(request(["the same"]))
+        flights = gateway.gateway._vector_memo._flights
+        while max((flight.waiters for flight in flights._by_key.values()), default=0) < 2:
+            await asyncio.sleep(0)
+        leader.cancel()
+        gateway.embed_worker.gate.set()
+        assert (await follower).results[0].tokens == 8
+        assert gateway.embed_worker.texts == ["the same"]
+
+
+async def test_the_last_caller_to_hang_up_cancels_the_work(redis8):
+    async with running(redis8.url) as gateway:
+        gateway.embed_worker.gate = asyncio.Event()
+        call = gateway.embed.Embed(request(["nobody wants this"]))
+        await gateway.embed_worker.waiting.wait()
+        call.cancel()
+        while not gateway.embed_worker.cancelled:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda value: value[:-1], lambda value: b"", lambda value: value[:10] + b"\x00\x01" + value[12:],
+    lambda value: bytes((value[0] + 1,)) + value[1:], lambda value: b"another program's value",
+])  # fmt: skip
+async def test_a_value_that_is_not_ours_is_a_miss(redis8, damage):
+    async with running(redis8.url, cache_local_bytes=0) as gateway:
+        good = await gateway.embed.Embed(request(["text"]))
+        await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text", documents=["text"]))
+        await flushed(gateway)
+        with redis8.client() as client:
+            keys = client.keys("winnow:[es]:*")
+            assert len(keys) == 2
+            assert all(client.ttl(key) > 0.8 * 30 * 86400 for key in keys)
+            for key in keys:
+                client.set(key, damage(client.get(key)))
+        again = await gateway.embed.Embed(request(["text"]))
+        scored = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text", documents=["text"]))
+        assert answers(again) == answers(good)
+        assert not again.results[0].cache_hit
+        assert not scored.results[0].cache_hit
+        assert gateway.embed_worker.texts == gateway.rerank_worker.documents == ["text"] * 2
+
+
+async def test_a_key_of_another_type_is_a_miss(redis8):
+    async with running(redis8.url, cache_local_bytes=0) as gateway:
+        await gateway.embed.Embed(request(["text"]))
+        await flushed(gateway)
+        with redis8.client() as client:
+            [key] = client.keys("winnow:e:*")
+            client.delete(key)
+            client.lpush(key, "a list")
+        assert not (await gateway.embed.Embed(request(["text"]))).results[0].cache_hit
+
+
+async def test_nan_is_an_error_in_its_place_and_never_written(redis8):
+    async with running(redis8.url) as gateway:
+        for _ in range(2):
+            results = (await gateway.embed.Embed(request(["good", "NAN", "fine"]))).results
+            assert [result.WhichOneof("outcome") for result in results] == ["embedding", "error", "embedding"]
+            assert results[1].error.code == code_pb2.INTERNAL
+            await flushed(gateway)
+        with redis8.client() as client:
+            assert len(client.keys("winnow:e:*")) == 2
+        scored = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="good", documents=["NAN", "good"]))
+        assert [(e.index, e.error.code) for e in scored.errors] == [(0, code_pb2.INTERNAL)]
+        assert [r.index for r in scored.results] == [1]
+
+
+async def test_a_text_that_is_too_long_fails_alone_under_its_own_index(redis8):
+    async with running(redis8.url, embed=EmbedWorker(max_tokens=16), embed_split_items=2) as gateway:
+        wanted = request(["a", "b", "c", "x" * 17, "d"], truncation=common_pb2.TRUNCATION_ERROR)
+        results = (await gateway.embed.Embed(wanted)).results
+        assert [result.WhichOneof("outcome") for result in results] == ["embedding"] * 3 + ["error", "embedding"]
+        assert results[3].error.code == code_pb2.INVALID_ARGUMENT
+        assert "texts[3]" in results[3].error.message
+        assert b"texts[3]" in results[3].error.SerializeToString()
+        assert b"texts[1]" not in results[3].error.SerializeToString()
+
+
+async def test_tenants_with_different_salts_share_nothing(redis8):
+    for salt in ("one", "two", "one"):
+        async with running(redis8.url, cache_salt=salt) as gateway:
+            response = await gateway.embed.Embed(request(["text"]))
+            await flushed(gateway)
+            computed = gateway.embed_worker.texts
+        assert response.results[0].cache_hit == (computed == [])
+    with redis8.client() as client:
+        assert len(client.keys("winnow:e:*")) == 2
+
+
+async def test_defaults_and_what_they_stand_for_share_an_entry(redis8):
+    worker = EmbedWorker()
+    async with running(redis8.url, embed=worker) as gateway:
+        model = await gateway.embed.GetModel(embed_pb2.GetModelRequest())
+        await gateway.embed.Embed(request(["text"], input_type=embed_pb2.INPUT_TYPE_QUERY))
+        spelt_out = request(["text"], input_type=embed_pb2.INPUT_TYPE_QUERY, instruction=model.default_instruction,
+                            max_tokens=model.max_tokens, truncation=common_pb2.TRUNCATION_END)  # fmt: skip
+        assert (await gateway.embed.Embed(spelt_out)).results[0].cache_hit
+        other = request(["text"], input_type=embed_pb2.INPUT_TYPE_QUERY, instruction="Find its opposite")
+        assert not (await gateway.embed.Embed(other)).results[0].cache_hit
+        assert not (await gateway.embed.Embed(request(["text"]))).results[0].cache_hit
+
+
+async def test_only_missing_pairs_are_scored(redis8):
+    async with running(redis8.url) as gateway:
+        await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a b", documents=["a", "b"]))
+        response = await gateway.rerank.Rerank(
+            rerank_pb2.RerankRequest(query="a b", documents=["a b", "b", "c"], return_documents=True, top_n=2)
+        )
+        assert gateway.rerank_worker.documents == ["a", "b", "a b", "c"]
+        assert [(r.index, r.document, r.cache_hit) for r in response.results] == [(0, "a b", False), (1, "b", True)]
+        assert (response.usage.cache_hits, response.usage.cache_misses) == (1, 2)
+        await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a b", documents=["a"], instruction="other"))
+        assert gateway.rerank_worker.documents[4:] == ["a"]
+
+
+async def test_the_score_cache_can_be_turned_off(redis8):
+    async with running(redis8.url, score_cache=False) as gateway:
+        for _ in range(2):
+            await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a"]))
+        assert gateway.rerank_worker.documents == ["a", "a"]
+
+
+async def test_large_lists_are_split_and_keep_their_order(redis8):
+    texts = [f"text {number}" for number in range(500)]
+    async with running(redis8.url, embed_split_items=64) as gateway:
+        response = await gateway.embed.Embed(request(texts))
+        assert [len(one.texts) for one in gateway.embed_worker.requests] == [64] * 7 + [52]
+        single = await gateway.embed.Embed(request([texts[321]]))
+        assert single.results[0].embedding == response.results[321].embedding
+        # Scores: a split costs the shared prefix again, so short documents stay together.
+        await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text 7", documents=texts))
+        assert len(gateway.rerank_worker.requests) == 1
+    async with running(redis8.url, rerank_split_bytes=5000) as gateway:
+        long_ones = [f"{text} " * 100 for text in texts[:50]]
+        response = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text 7", documents=long_ones))
+        assert len(gateway.rerank_worker.requests) > 5
+        assert response.results[0].index == 7
+        assert sorted(result.index for result in response.results) == list(range(50))
+
+
+async def test_without_redis_everything_works():
+    async with running(None) as gateway:
+        first = await gateway.embed.Embed(request())
+        second = await gateway.embed.Embed(request())
+        assert answers(first) == answers(second)
+        assert all(result.cache_hit for result in second.results)  # this process remembers
+        assert (await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a"]))).results
+
+
+async def test_embed_stream(redis8):
+    async def stream():
+        yield embed_pb2.EmbedStreamRequest(
+            options=embed_pb2.EmbedOptions(dimensions=32, encoding=embed_pb2.ENCODING_FLOAT16)
+        )
+        for start in range(0, 300, 100):
+            yield embed_pb2.EmbedStreamRequest(items=[
+                embed_pb2.EmbedStreamItem(id=f"id {number % 290}", text=f"text {number % 290}")
+                for number in range(start, start + 100)
+            ])  # fmt: skip
+
+    async with running(redis8.url, stream_window_tokens=2000) as gateway:
+        results = [result async for response in gateway.embed.EmbedStream(stream()) for result in response.results]
+        assert sorted(result.id for result in results) == sorted(f"id {number % 290}" for number in range(300))
+        one = (await gateway.embed.Embed(request(["text 42"], dimensions=32, encoding=2))).results[0]
+        assert next(result.result.embedding for result in results if result.id == "id 42") == one.embedding
+        assert all(call.priority == common_pb2.PRIORITY_BULK for call in gateway.embed_worker.requests)
+
+
+async def test_embed_stream_is_slowed_not_refused(redis8):
+    read = 0
+
+    async def stream():
+        nonlocal read
+        for number in range(200):
+            read += 1
+            yield embed_pb2.EmbedStreamRequest(items=[embed_pb2.EmbedStreamItem(id=str(number), text="x" * 292)])
+
+    async with running(redis8.url, stream_window_tokens=1000) as gateway:
+        gateway.embed_worker.gate = asyncio.Event()
+        call = gateway.embed.EmbedStream(stream())
+        await gateway.embed_worker.waiting.wait()
+        assert read < 200
+        gateway.embed_worker.gate.set()
+        assert len([result async for response in call for result in response.results]) == 200
+
+
+async def test_get_model_tells_the_workers_model_and_the_gateways_limits(redis8):
+    async with running(redis8.url, max_items=7) as gateway:
+        model = await gateway.embed.GetModel(embed_pb2.GetModelRequest())
+        assert (model.model.fingerprint, model.dimensions, model.limits.max_items) == ("embed-1", 96, 7)
+        reranker = await gateway.rerank.GetModel(rerank_pb2.GetModelRequest())
+        assert (reranker.model.fingerprint, reranker.limits.max_items) == ("rerank-1", 7)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await gateway.embed.Embed(request(["x"] * 8))
+        assert told(failed.value).fields == ["texts"]
+
+
+async def test_a_rollout_never_mixes_models(redis8):
+    """The worker behind the address changes its model while half of a list is cached."""
+    async with running(redis8.url) as gateway:
+        await gateway.embed.Embed(request(["a", "b"]))
+        gateway.embed_worker.fingerprint = "embed-2"
+        response = await gateway.embed.Embed(request(["a", "b", "c"]))
+        assert response.model.fingerprint == "embed-2"
+        assert not any(result.cache_hit for result in response.results[:2])
+        alone = await gateway.embed.Embed(request(["a"]))
+        assert alone.model.fingerprint == "embed-2"
+        assert alone.results[0].cache_hit
+        gateway.embed_worker.fingerprint = "embed-1"
+        back = await gateway.embed.Embed(request(["d", "a"]))
+        assert back.model.fingerprint == "embed-1"
+        assert back.results[1].embedding == (await gateway.embed.Embed(request(["a"]))).results[0].embedding
+        await flushed(gateway)
+        with redis8.client() as client:
+            keys = [key.split(b":")[2] for key in client.keys("winnow:e:*")]
+        assert (keys.count(b"embed-1"), keys.count(b"embed-2")) == (3, 3)
+
+
+async def test_scores_follow_a_rollout(redis8):
+    async with running(redis8.url, rerank=RerankWorker("rerank-1")) as gateway:
+        await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a", "b"]))
+        gateway.rerank_worker.fingerprint = "rerank-2"
+        response = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a", "b", "c"]))
+        assert response.model.fingerprint == "rerank-2"
+        assert not any(result.cache_hit for result in response.results if result.index < 2)
