@@ -371,7 +371,9 @@ def _frames(error: BaseException) -> str:
     """Types and code lines of an exception and its causes, without their messages."""
     parts: list[str] = []
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         parts.append(f"{type(cause).__qualname__}\n{''.join(traceback.format_tb(cause.__traceback__)).rstrip()}")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\ncaused by ".join(parts)

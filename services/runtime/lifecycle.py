@@ -31,7 +31,7 @@ class Phase(enum.Enum):
 class Lifecycle:
     """State of one process; lives on one event loop.
 
-    `stopping` is set when the process begins to end, for whatever reason: handlers of endless streams wait for it
+    `calls` counts the calls in progress. `stopping` is set when the process begins to end, for whatever reason: handlers of endless streams wait for it
     beside their caller, so that they can finish what they took and part.
     """
 
@@ -39,7 +39,7 @@ class Lifecycle:
         self.services = tuple(services)
         self.phase = Phase.LOADING
         self.stopping = asyncio.Event()
-        self._calls = 0
+        self.calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.health = health_aio.HealthServicer()
@@ -60,13 +60,13 @@ class Lifecycle:
     @contextmanager
     def call(self) -> Iterator[None]:
         """Around each call that was let in."""
-        self._calls += 1
+        self.calls += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._calls -= 1
-            if not self._calls:
+            self.calls -= 1
+            if not self.calls:
                 self._idle.set()
 
     async def idle(self) -> None:

@@ -7,12 +7,13 @@ for weeks with a default.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -79,9 +80,18 @@ class ProcessSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
-def load(kind: type[Settings]) -> Settings:
-    """The settings, or the end of the process (status 2) with a line for each wrong variable on stderr."""
+def load(kind: type[Settings], arguments: Sequence[str] | None = None) -> Settings:
+    """The settings, or the end of the process (status 2) with a line for each wrong variable on stderr.
+
+    `arguments`: of the command line, by default this process's; `--help` alone is known, and prints the settings.
+    """
     prefix = kind.model_config.get("env_prefix", "")
+    parser = argparse.ArgumentParser(
+        description="Settings are environment variables:",
+        epilog="\n".join(f"{name}={default}\n    {text}" for name, default, text in described(kind)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
     wrong = list(_unknown(kind, prefix))
     try:
         settings = kind()  # type: ignore[call-arg]  # the environment gives them
@@ -105,6 +115,15 @@ def _unknown(kind: type[ProcessSettings], prefix: str) -> Iterator[str]:
         if re.search(r"_SERVICE_(HOST|PORT)|_PORT(_|$)", name):
             hint = "Kubernetes adds such names for a Service; set enableServiceLinks: false in the pod"
         yield f"{name}: there is no such setting; {hint}"
+
+
+def described(kind: type[ProcessSettings]) -> list[tuple[str, str, str]]:
+    """(variable, default as it would be set, meaning) of every setting, in the order of declaration."""
+    prefix = kind.model_config.get("env_prefix", "")
+    return [
+        (prefix + name.upper(), str(_redacted(field.get_default())), field.description or "")
+        for name, field in kind.model_fields.items()
+    ]
 
 
 def told(settings: ProcessSettings) -> dict[str, Any]:

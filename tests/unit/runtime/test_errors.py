@@ -133,6 +133,13 @@ def test_the_incident_is_logged_without_the_exceptions_text(caplog) -> None:
     assert len(caplog.records) == 1
 
 
+def test_exceptions_that_name_each_other_as_cause_are_logged_once(caplog) -> None:
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    errors.caught(first)
+    assert caplog.text.count("ValueError") == caplog.text.count("KeyError") == 1
+
+
 async def test_many_long_violations_still_reach_the_caller() -> None:
     problem = errors.InvalidFields([(f"texts[{i}]", "x" * 1000) for i in range(1000)])
     async with serving(raising(problem)) as served:

@@ -1,0 +1,115 @@
+"""Workers over tiny random checkpoints: real engine, real servicer, real gRPC, in the test's own process."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from services.embed.servicer import SERVICE as EMBED_SERVICE
+from services.embed.servicer import EmbedServicer
+from services.embed.settings import EmbedSettings
+from services.engine.engine import EmbedEngine, RerankEngine
+from services.rerank.card import recommended_retrieval_weight
+from services.rerank.servicer import SERVICE as RERANK_SERVICE
+from services.rerank.servicer import RerankServicer
+from services.rerank.settings import RerankSettings
+from services.runtime.lifecycle import Lifecycle
+from services.runtime.telemetry.setup import Telemetry
+from services.worker.application import Worker
+from tests.support.checkpoints import save
+from tests.support.serving import Served, serving
+from winnow.embed.v1 import embed_pb2_grpc
+from winnow.rerank.v1 import rerank_pb2_grpc
+
+MAX_TOKENS = 256
+"""Of the tiny workers: short, so that tests of truncation are quick."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Folders of two checkpoints."""
+
+    embed: Path
+    rerank: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """An embedding model of width 64, and a reranker."""
+    root = tmp_path_factory.mktemp("tiny")
+    (root / "embed").mkdir()
+    (root / "rerank").mkdir()
+    return Tiny(save(root / "embed", bare=True), save(root / "rerank"))
+
+
+@dataclass
+class ServedWorker(Served):
+    """A running worker, with its engine at hand."""
+
+    worker: Worker
+
+
+@asynccontextmanager
+async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings) -> AsyncIterator[ServedWorker]:
+    """An embed worker that serves."""
+    telemetry = telemetry or Telemetry()
+    given = {"listen": "127.0.0.1:0", "metrics_listen": None, "max_tokens": MAX_TOKENS, "threads": 1, **settings}
+    chosen = EmbedSettings(model=str(tiny.embed), **given)
+
+    def add(worker, server, lifecycle):
+        servicer = EmbedServicer(worker.engine, chosen, worker.signals, lifecycle)
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
+
+    worker = Worker(EMBED_SERVICE, lambda: EmbedEngine.load(chosen.engine()), add, telemetry)
+    async with serving(worker, chosen, telemetry) as served:
+        yield ServedWorker(**vars(served), worker=worker)
+
+
+@asynccontextmanager
+async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings) -> AsyncIterator[ServedWorker]:
+    """A rerank worker that serves."""
+    telemetry = telemetry or Telemetry()
+    given = {"listen": "127.0.0.1:0", "metrics_listen": None, "max_tokens": MAX_TOKENS, "threads": 1, **settings}
+    chosen = RerankSettings(model=str(tiny.rerank), **given)
+    weight = recommended_retrieval_weight(chosen.model)
+
+    def add(worker, server, lifecycle):
+        servicer = RerankServicer(worker.engine, chosen, worker.signals, weight)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(servicer, server)
+
+    worker = Worker(RERANK_SERVICE, lambda: RerankEngine.load(chosen.engine()), add, telemetry)
+    async with serving(worker, chosen, telemetry) as served:
+        yield ServedWorker(**vars(served), worker=worker)
+
+
+@contextmanager
+def held(worker: Worker) -> Iterator[threading.Event]:
+    """Keeps the model's thread busy until the block ends or the event is set: what is asked meanwhile waits."""
+    release = threading.Event()
+    worker.engine()._runner._launcher.submit(release.wait)
+    try:
+        yield release
+    finally:
+        release.set()
+
+
+async def until_idle(worker: Worker) -> None:
+    """Returns when no token waits."""
+    while worker.engine().stats().queued_tokens:  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0)
+
+
+async def until_calls(lifecycle: Lifecycle, calls: int) -> None:
+    """Returns when so many calls are in progress. A call of short texts is queued in the step in which it is let in."""
+    while lifecycle.calls < calls:  # noqa: ASYNC110 - only for tests
+        await asyncio.sleep(0)
+
+
+async def until_queued(worker: Worker, tokens: int = 1) -> None:
+    """Returns when so many tokens wait or run."""
+    while (stats := worker.engine().stats()).queued_tokens + stats.inflight_tokens < tokens:  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0)

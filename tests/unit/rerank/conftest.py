@@ -1,0 +1,3 @@
+from tests.support.tiny import tiny
+
+__all__ = ["tiny"]
