@@ -19,7 +19,7 @@ async def run(settings: GatewaySettings, telemetry: Telemetry) -> int:
 
 def main() -> None:
     """Runs the process to its end."""
-    settings = load(GatewaySettings)
+    settings = load(GatewaySettings, sys.argv[1:])
     logs.configure(settings.log_level, settings.log_format)
     log_settings(settings, logging.getLogger("winnow.gateway"))
     telemetry = Telemetry.start("winnow-gateway", settings.metrics_listen)

@@ -45,7 +45,7 @@ class GatewaySettings(ProcessSettings):
     workers_tls_key: OptionalPath = Field(None, description="private key (PEM) of that certificate")
     workers_token: SecretStr = Field(SecretStr(""), description="bearer token sent to the workers; empty: none")
     workers_attempts: int = Field(3, ge=1, le=5, description="tries of a call that workers refuse, in all")
-    workers_timeout_seconds: float = Field(60.0, gt=0, description="longest wait for a worker, whatever the deadline")
+    workers_timeout_seconds: float = Field(300.0, gt=0, description="longest wait for a worker, whatever the deadline")
     model_refresh_seconds: float = Field(10.0, gt=0, description="how often the workers are asked for their model")
 
     redis_url: RedisUrl = Field(

@@ -135,7 +135,7 @@ class _Pool(Generic[M]):
         except grpc.aio.AioRpcError as error:
             problem = self._retell(from_rpc_error(error, self._what))
             if isinstance(problem, DeadlineTooShort) and timeout_s == self._timeout_s:
-                problem = UpstreamUnavailable(self._what, f"did not answer within {timeout_s:g} s")
+                problem = UpstreamUnavailable(self._what, f"had no answer within {timeout_s:g} s")
             raise problem from error
 
     def _retell(self, problem: Problem) -> Problem:
