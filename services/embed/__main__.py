@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 import grpc
@@ -30,7 +31,7 @@ def load_engine(settings: EngineSettings) -> EmbedEngine:
 
 def main() -> None:
     """Runs the process to its end."""
-    settings = load(EmbedSettings)
+    settings = load(EmbedSettings, sys.argv[1:])
     logs.configure(settings.log_level, settings.log_format)
     log_settings(settings, logging.getLogger("winnow.embed"))
     telemetry = Telemetry.start("winnow-embed", settings.metrics_listen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 import grpc
@@ -31,7 +32,7 @@ def load_engine(settings: EngineSettings) -> RerankEngine:
 
 def main() -> None:
     """Runs the process to its end."""
-    settings = load(RerankSettings)
+    settings = load(RerankSettings, sys.argv[1:])
     logs.configure(settings.log_level, settings.log_format)
     log_settings(settings, logging.getLogger("winnow.rerank"))
     weight = recommended_retrieval_weight(settings.model)

@@ -80,10 +80,10 @@ class ProcessSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
-def load(kind: type[Settings], arguments: Sequence[str] | None = None) -> Settings:
+def load(kind: type[Settings], arguments: Sequence[str] = ()) -> Settings:
     """The settings, or the end of the process (status 2) with a line for each wrong variable on stderr.
 
-    `arguments`: of the command line, by default this process's; `--help` alone is known, and prints the settings.
+    `arguments` of the command line: `--help` alone is known, and prints the settings.
     """
     prefix = kind.model_config.get("env_prefix", "")
     parser = argparse.ArgumentParser(
@@ -91,7 +91,7 @@ def load(kind: type[Settings], arguments: Sequence[str] | None = None) -> Settin
         epilog="\n".join(f"{name}={default}\n    {text}" for name, default, text in described(kind)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args(arguments)
+    parser.parse_args(list(arguments))
     wrong = list(_unknown(kind, prefix))
     try:
         settings = kind()  # type: ignore[call-arg]  # the environment gives them
