@@ -38,7 +38,7 @@ class Cpu:
     overlaps = False
 
     def __init__(self, model: Qwen3, head: Head) -> None:
-        self._model, self._head = model, head
+        self.model, self._head = model, head
 
     def pack(self, sequences: list[Ids]) -> Packed:
         """Shares every prefix: computing costs more here than anything else."""
@@ -47,7 +47,7 @@ class Cpu:
     @torch.inference_mode()
     def launch(self, packed: Packed) -> Finish:
         """Computes all of it before it returns."""
-        hidden = self._model(
+        hidden = self.model(
             Batch(
                 ids=torch.from_numpy(packed.ids),
                 positions=torch.from_numpy(packed.positions),

@@ -18,7 +18,10 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Sequence[B
 
     q: `[Q, heads, D]`; k, v: `[T, kv_heads, D]` → `[Q, heads, D]`. Blocks of own keys come first and cover every query.
     """
-    out = torch.empty(q.shape, dtype=q.dtype)
+    dtype = q.dtype
+    # Rounded to 16 bits before they are merged, partial results would depend on where a prefix was cut.
+    q, k, v = q.float(), k.float(), v.float()
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty(q.shape[:2], dtype=torch.float32)
     covered = 0
     for block in blocks:
@@ -37,9 +40,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, blocks: Sequence[B
             covered = queries.stop
         else:
             # Two softmaxes over disjoint keys weigh as their sums of exponentials do.
-            out[queries] = out[queries].lerp(part, torch.sigmoid(part_lse - lse[queries]).unsqueeze(-1).to(q.dtype))
+            out[queries] = out[queries].lerp(part, torch.sigmoid(part_lse - lse[queries]).unsqueeze(-1))
             lse[queries] = torch.logaddexp(lse[queries], part_lse)
-    return out
+    return out.to(dtype)
 
 
 def _batch(x: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,0 +1,115 @@
+"""The layout of a batch: every (query, key) pair of the unshared attention, once, however prefixes are shared."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.engine.packing import MIN_SHARED, Packed, pack
+
+PREFIXES = [list(range(100, 100 + n)) for n in (0, 3, MIN_SHARED, 20)]
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[np.ndarray]:
+    """Texts that share prefixes of prefixes, are prefixes of each other, or are equal."""
+    texts = []
+    for _ in range(draw(st.integers(1, 12))):
+        first, second = draw(st.sampled_from(PREFIXES)), draw(st.sampled_from(PREFIXES))
+        tail = draw(st.lists(st.integers(0, 2), max_size=12))
+        texts.append(np.array((first + second + tail) or [7], np.int32))
+    return texts
+
+
+def visible(packed: Packed, row: int, segment: int) -> list[int]:
+    """Rows that `row` attends to, by the ragged arrays."""
+    keys = packed.kv_index if packed.kv_index is not None else np.arange(packed.tokens)
+    own = keys[packed.cu_k[segment] : packed.cu_k[segment + 1]]
+    behind = packed.cu_q[segment + 1] - 1 - row  # causal, aligned at the end
+    return own[: len(own) - behind].tolist()
+
+
+def seen_by_blocks(blocks, queries: int) -> list[list[int]]:
+    """Rows each query attends to, by the blocks."""
+    seen: list[list[int]] = [[] for _ in range(queries)]
+    for block in blocks:
+        for i in range(block.count):
+            for q in range(block.q_len):
+                keys = q + 1 if block.causal else block.k_len
+                start = block.k + i * block.k_len
+                seen[block.q + i * block.q_len + q] += range(start, start + keys)
+    return seen
+
+
+@settings(max_examples=150, deadline=None)
+@given(sequences(), st.sampled_from([0.0, 0.3, 1.0]))
+def test_every_text_reads_as_if_it_were_alone(texts: list[np.ndarray], min_saving: float) -> None:
+    packed = pack(texts, min_saving=min_saving)
+    segment_of = np.repeat(np.arange(len(packed.cu_q) - 1), np.diff(packed.cu_q))
+    by_blocks = seen_by_blocks(packed.blocks, packed.tokens)
+    last_by_blocks = seen_by_blocks(packed.last_blocks, len(packed.last_rows))
+    for row in range(packed.tokens):
+        rows = visible(packed, row, segment_of[row])
+        assert packed.positions[row] == len(rows) - 1
+        assert sorted(by_blocks[row]) == sorted(rows)
+    for text, output in zip(texts, packed.outputs, strict=True):
+        last = packed.last_rows[output]
+        rows = visible(packed, last, segment_of[last])
+        assert packed.ids[rows].tolist() == text.tolist()
+        assert sorted(last_by_blocks[output]) == sorted(rows)
+        assert packed.cu_last[segment_of[last] + 1] - packed.cu_last[segment_of[last]] == 1
+    assert packed.requested_tokens == sum(map(len, texts))
+    assert packed.tokens <= packed.requested_tokens
+    assert len(packed.last_rows) == len({tuple(t) for t in texts}) == packed.cu_last[-1]
+    assert packed.max_q == np.diff(packed.cu_q).max()
+    assert packed.max_k == np.diff(packed.cu_k).max()
+    if min_saving == 1.0:
+        assert packed.kv_index is None
+
+
+def test_two_rerank_requests_share_the_system_prompt_once_and_each_query_once() -> None:
+    rng = np.random.default_rng(0)
+    system, queries = rng.integers(0, 1000, 60), [rng.integers(0, 1000, 12) for _ in range(2)]
+    texts = [
+        np.concatenate([system, query, rng.integers(0, 1000, length)]).astype(np.int32)
+        for query in queries
+        for length in (30, 40, 50)
+    ]
+    packed = pack(texts)
+    assert packed.tokens == 60 + 2 * 12 + 2 * (30 + 40 + 50)
+    assert packed.requested_tokens == 6 * 72 + 240
+
+
+def test_equal_texts_are_computed_once() -> None:
+    text = np.arange(5, dtype=np.int32)
+    packed = pack([text, text + 1, text, text])
+    assert packed.tokens == 10
+    assert packed.outputs[0] == packed.outputs[2] == packed.outputs[3] != packed.outputs[1]
+
+
+def test_texts_of_one_length_go_through_attention_together() -> None:
+    packed = pack([np.full(6, i, np.int32) for i in range(5)] + [np.full(9, 9, np.int32)])
+    assert [(b.count, b.q_len) for b in packed.blocks] == [(5, 6), (1, 9)]
+
+
+def test_a_prefix_shorter_than_worth_it_is_repeated() -> None:
+    common = list(range(MIN_SHARED - 1))
+    packed = pack([np.array([*common, 50], np.int32), np.array([*common, 51], np.int32)])
+    assert packed.kv_index is None
+    assert packed.tokens == 2 * MIN_SHARED
+
+
+def test_too_small_a_saving_is_left_alone() -> None:
+    head = np.arange(10, dtype=np.int32)
+    texts = [np.concatenate([head, np.full(200, i, np.int32)]) for i in (50, 51)]
+    assert pack(texts).tokens == 410
+    assert pack(texts, min_saving=0.05).tokens == 420
+
+
+@pytest.mark.timeout(20)
+def test_ten_thousand_texts_take_linear_time() -> None:
+    rng = np.random.default_rng(0)
+    head = rng.integers(0, 1000, 20)
+    texts = [np.concatenate([head, rng.integers(0, 1000, 12)]).astype(np.int32) for _ in range(10_000)]
+    packed = pack(texts)
+    assert packed.tokens < 0.5 * packed.requested_tokens

@@ -1,0 +1,207 @@
+"""Our numbers against transformers run by the model cards' recipe: fp32, at most 1e-5 apart."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.engine.checkpoint import Checkpoint
+from services.engine.devices import Cpu
+from services.engine.engine import EmbedEngine, RerankEngine
+from services.engine.graphs import bucket_for, pad
+from services.engine.heads import unit_vectors, yes_no
+from services.engine.linear import dense, packed_fp16
+from services.engine.packing import Packed, pack
+from services.engine.pointwise import Fused
+from services.engine.prompts import RerankPrompts
+from services.engine.staging import lay_out, read, write
+from services.engine.tokenizer import Tokenizer
+from services.engine.types import EngineSettings, InputType, Lane, Truncation
+from tests.support.plain_attention import plain_varlen
+from tests.support.recipe import TASK, Recipe
+from tests.unit.engine.conftest import LIMIT, Blocking, blocking, device, ids
+
+WORDS = [
+    "the",
+    "capital",
+    "of",
+    "China",
+    "is",
+    "Beijing",
+    "gravity",
+    "attracts",
+    "bodies",
+    "7",
+    "retrieve:",
+    "passages,",
+    "naïve",
+    "中文",
+    "\n\n",
+    "don't",
+    "3.14",
+]
+SHAPES = ["tied", "untied"]
+
+
+def texts() -> list[str]:
+    """From one token to beyond the limit, some with a beginning in common."""
+    rng = np.random.default_rng(0)
+    some = [" ".join(rng.choice(WORDS, n)) for n in (1, 2, 3, 5, 9, 17, 33, 60, 90, 400)]
+    return ["a", "", *some, some[6] + " and more", some[6] + " and different", some[6]]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def folder(request: pytest.FixtureRequest, checkpoints: Callable[..., Path]) -> Path:
+    return checkpoints(request.param)
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path) -> Recipe:
+    return Recipe(folder, LIMIT)
+
+
+# One step for everything, and steps so small that requests are split.
+@pytest.fixture(scope="module", params=[4096, 128])
+def options(folder: Path, request: pytest.FixtureRequest) -> EngineSettings:
+    return EngineSettings(str(folder), max_tokens=LIMIT, batch_tokens=request.param, queue_tokens=100_000, threads=1)
+
+
+@pytest.fixture(scope="module")
+def embed(options: EngineSettings) -> Iterator[Blocking]:
+    with blocking(EmbedEngine.load(options)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def rerank(options: EngineSettings) -> Iterator[Blocking]:
+    with blocking(RerankEngine.load(options)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def expected_documents(recipe: Recipe) -> np.ndarray:
+    return recipe.embed(texts())
+
+
+@pytest.fixture(scope="module")
+def expected_queries(recipe: Recipe) -> np.ndarray:
+    return recipe.embed([f"Instruct: {TASK}\nQuery:{text}" for text in texts()])
+
+
+@pytest.fixture(scope="module")
+def expected_scores(recipe: Recipe) -> np.ndarray:
+    return recipe.rerank("what is the capital of China?", texts())
+
+
+picks = st.lists(st.integers(0, len(texts()) - 1), min_size=1, max_size=20)
+few = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@few
+@given(picks)
+def test_documents_in_any_company_and_order(embed: Blocking, expected_documents: np.ndarray, pick: list[int]) -> None:
+    items = embed("embed", [texts()[i] for i in pick]).items
+    assert np.abs(np.stack([item.vector for item in items]) - expected_documents[pick]).max() <= 1e-5
+
+
+@few
+@given(picks)
+def test_queries_in_any_company_and_order(embed: Blocking, expected_queries: np.ndarray, pick: list[int]) -> None:
+    items = embed("embed", [texts()[i] for i in pick], input_type=InputType.QUERY, lane=Lane.BULK).items
+    assert np.abs(np.stack([item.vector for item in items]) - expected_queries[pick]).max() <= 1e-5
+
+
+@few
+@given(picks)
+def test_scores_in_any_company_and_order(rerank: Blocking, expected_scores: np.ndarray, pick: list[int]) -> None:
+    items = rerank("rerank", "what is the capital of China?", [texts()[i] for i in pick]).items
+    assert np.abs(np.array([item.probability for item in items]) - expected_scores[pick]).max() <= 1e-5
+
+
+def test_other_instructions(embed: Blocking, rerank: Blocking, recipe: Recipe) -> None:
+    task, some = "Retrieve parallel sentences", texts()[:6]
+    items = embed("embed", some, input_type=InputType.SYMMETRIC, instruction=task).items
+    expected = recipe.embed([f"Instruct: {task}\nQuery:{text}" for text in some])
+    assert np.abs(np.stack([item.vector for item in items]) - expected).max() <= 1e-5
+    items = rerank("rerank", "gravity", some, instruction=task).items
+    assert np.abs(np.array([i.probability for i in items]) - recipe.rerank("gravity", some, task)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("dimensions", [1, 7, 32, 63])
+def test_any_width_follows_from_the_full_vector(embed: Blocking, recipe: Recipe, dimensions: int) -> None:
+    cut = np.stack([item.vector[:dimensions] for item in embed("embed", texts()[:5]).items])
+    cut /= np.linalg.norm(cut, axis=1, keepdims=True)
+    assert np.abs(cut - recipe.embed(texts()[:5], dimensions)).max() <= 1e-5
+
+
+def test_vectors_are_of_unit_length(embed: Blocking) -> None:
+    lengths = [np.linalg.norm(item.vector) for item in embed("embed", texts()).items]
+    assert np.abs(np.array(lengths) - 1).max() <= 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fp16_packed_weights_of_a_bf16_checkpoint(checkpoints: Callable[..., Path], shape: str) -> None:
+    folder = checkpoints(shape, dtype=torch.bfloat16)
+    recipe, words = Recipe(folder, LIMIT), Tokenizer(folder / "tokenizer.json")
+    model = device(folder, linear=packed_fp16)
+    sequences = [np.array([*recipe.ids(text)[: LIMIT - 1], recipe.end], np.int32) for text in texts()]
+    rows = model.launch(model.pack(sequences))()
+    assert (rows * recipe.embed(texts())).sum(1).min() >= 0.99999
+
+    prompts = RerankPrompts(words)
+    _, built = prompts.build("gravity", texts(), instruction=None, truncation=Truncation.END, max_tokens=LIMIT)
+    head = yes_no(Checkpoint.open(str(folder)), prompts.yes_id, prompts.no_id, torch.device("cpu"))
+    model = device(folder, linear=packed_fp16, head=head)
+    logits = model.launch(model.pack([prompt.tokens for prompt in built]))()[:, 0]
+    assert np.abs(1 / (1 + np.exp(-logits)) - recipe.rerank("gravity", texts())).max() <= 1e-4
+
+
+def test_the_fused_pointwise_parts_are_the_same_function(checkpoints: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(3)
+    sequences = [ids(rng, n) for n in (1, 5, 40)]
+    one, other = device(checkpoints()), device(checkpoints(), pointwise=Fused(1e-6))
+    rows = [model.launch(model.pack(sequences))() for model in (one, other)]
+    assert np.abs(rows[0] - rows[1]).max() <= 1e-6
+
+
+def test_bf16_answers_do_not_depend_on_the_batch(checkpoints: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(4)
+    head = ids(rng, 20)
+    sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)]
+    bf16 = dense(torch.device("cpu"), torch.bfloat16)
+    model = device(checkpoints(), linear=bf16, pointwise=Fused(1e-6), dtype=torch.bfloat16)
+    for run in (by_blocks, by_ragged_arrays):
+        alone = np.concatenate([run(model, [sequence]) for sequence in sequences])
+        assert (run(model, sequences) * alone).sum(1).min() >= 0.9999
+
+
+def test_the_cuda_layout_gives_the_same_vectors(checkpoints: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(5)
+    head = ids(rng, 20)
+    sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)] + [ids(rng, 3), head]
+    model = device(checkpoints())
+    expected = by_blocks(model, sequences)
+    assert np.abs(by_ragged_arrays(model, sequences) - expected).max() <= 1e-6
+    packed = pack(sequences, min_saving=1.0)
+    bucket = bucket_for(packed)
+    assert bucket is not None
+    assert np.abs(by_ragged_arrays(model, pad(packed, bucket)) - expected).max() <= 1e-6
+
+
+def by_blocks(model: Cpu, sequences: list[np.ndarray]) -> np.ndarray:
+    return model.launch(model.pack(sequences))()
+
+
+def by_ragged_arrays(model: Cpu, batch: list[np.ndarray] | Packed) -> np.ndarray:
+    """As on CUDA: through one buffer of integers, with gathered keys, or padded to the shape of a graph."""
+    packed = batch if isinstance(batch, Packed) else pack(batch)
+    layout = lay_out(packed)
+    buffer = np.full(layout.words, -1, np.int32)
+    write(packed, layout, buffer)
+    return unit_vectors(model.model(read(packed, layout, torch.from_numpy(buffer), plain_varlen))).numpy()[
+        packed.outputs
+    ]
