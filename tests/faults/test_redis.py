@@ -115,9 +115,9 @@ async def test_swallowing_everything_and_back():
     with redis_server() as redis:
         async with proxy(redis.port) as between, running(f"redis://127.0.0.1:{between.port}", **FAST) as gateway:
             await recover(gateway)
-            between.blackhole = True
+            between.swallow(True)
             await bear(gateway)
-            between.blackhole = False
+            between.swallow(False)
             await recover(gateway)
 
 

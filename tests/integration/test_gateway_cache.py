@@ -10,6 +10,7 @@ from services.runtime.vectors import decode
 from tests.support.gateway import running
 from tests.support.redis import redis_server, valkey_binary
 from tests.support.serving import told
+from tests.support.waiting import until
 from tests.support.workers import EmbedWorker, RerankWorker
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
@@ -32,6 +33,11 @@ def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
         copy.cache_hit = False
         plain.append(copy.SerializeToString(deterministic=True))
     return plain
+
+
+def waiters(gateway) -> int:
+    """Callers that wait for something in flight."""
+    return sum(flight.waiters for flight in set(gateway.gateway._vector_memo._flights._by_key.values()))
 
 
 async def flushed(gateway) -> None:
@@ -109,10 +115,7 @@ async def test_a_thousand_identical_texts_in_flight_cost_one_forward(redis8):
         gateway.embed_worker.gate = asyncio.Event()
         calls = [gateway.embed.Embed(request(["the same"])) for _ in range(1000)]
         await gateway.embed_worker.waiting.wait()
-        while gateway.gateway._vector_memo._flights._by_key and sum(
-            flight.waiters for flight in set(gateway.gateway._vector_memo._flights._by_key.values())
-        ) < len(calls):
-            await asyncio.sleep(0)
+        await until(lambda: waiters(gateway) == len(calls))
         gateway.embed_worker.gate.set()
         responses = await asyncio.gather(*calls)
         assert gateway.embed_worker.texts == ["the same"]
@@ -125,9 +128,7 @@ async def test_a_caller_that_hangs_up_does_not_fail_the_others(redis8):
         leader = gateway.embed.Embed(request(["the same"]))
         await gateway.embed_worker.waiting.wait()
         follower = gateway.embed.Embed(request(["the same"]))
-        flights = gateway.gateway._vector_memo._flights
-        while max((flight.waiters for flight in flights._by_key.values()), default=0) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: waiters(gateway) == 2)
         leader.cancel()
         gateway.embed_worker.gate.set()
         assert (await follower).results[0].tokens == 8
@@ -140,8 +141,7 @@ async def test_the_last_caller_to_hang_up_cancels_the_work(redis8):
         call = gateway.embed.Embed(request(["nobody wants this"]))
         await gateway.embed_worker.waiting.wait()
         call.cancel()
-        while not gateway.embed_worker.cancelled:
-            await asyncio.sleep(0)
+        await until(lambda: gateway.embed_worker.cancelled)
 
 
 @pytest.mark.parametrize("damage", [

@@ -9,6 +9,7 @@ import pytest
 from tests.support.gateway import NOWHERE, running
 from tests.support.redis import redis_server, valkey_binary
 from tests.support.serving import told
+from tests.support.waiting import until
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 CREATED, UPDATED, UNCHANGED = 1, 2, 3
@@ -131,8 +132,7 @@ async def test_an_alias_switch_leaves_no_gap(redis8):
                 seen.append(hit.text)
 
         async def writer():
-            while len(seen) < 20:
-                await asyncio.sleep(0)
+            await until(lambda: len(seen) >= 20)
             await gateway.retrieval.SetAlias(pb.SetAliasRequest(alias="live", collection="green"))
 
         await asyncio.gather(*(reader() for _ in range(4)), writer())
@@ -359,7 +359,10 @@ async def test_bad_streams(redis8):
         one = pb.Document(id="a", text="a")
         for requests, field in (
             ([pb.UpsertDocumentsRequest(documents=[one])], "collection"),
-            ([pb.UpsertDocumentsRequest(collection="docs"), pb.UpsertDocumentsRequest(collection="docs")], "collection"),
+            (
+                [pb.UpsertDocumentsRequest(collection="docs"), pb.UpsertDocumentsRequest(collection="docs")],
+                "collection",
+            ),
             ([pb.UpsertDocumentsRequest(collection="docs", documents=[one] * 4)], "documents"),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
@@ -381,9 +384,12 @@ async def test_what_came_before_a_bad_message_is_stored_and_acknowledged(redis8)
             yield pb.UpsertDocumentsRequest(collection="docs", documents=[pb.Document(id="b", text="b")])
 
         results = []
-        with pytest.raises(grpc.aio.AioRpcError):
+
+        async def listen():
             async for response in gateway.retrieval.UpsertDocuments(requests()):
-                results += response.results
+                results.extend(response.results)
+
+        await failure(listen())
         assert [(result.id, result.outcome) for result in results] == [("a", CREATED)]
         assert (await get(gateway)).document_count == 1
 

@@ -30,7 +30,7 @@ def inline(query="red apple", texts=FRUIT, **options) -> pb.SearchRequest:
     return pb.SearchRequest(query=query, documents=pb.InlineDocuments(documents=documents), **options)
 
 
-def stored(query="red apple", name="fruit", filter="", **options) -> pb.SearchRequest:  # noqa: A002
+def stored(query="red apple", name="fruit", filter="", **options) -> pb.SearchRequest:
     return pb.SearchRequest(query=query, collection=pb.CollectionSource(name=name, filter=filter), **options)
 
 
@@ -247,7 +247,8 @@ def test_the_cut_is_sorted_by_score_then_rank(pairs, weight, top_n, least):
     job = SearchJob("q", None, "", [], None, 50, top_n, Policy.BEST_EFFORT, weight, least, True, True, 1)
     hits = _cut(job, candidates, scores, SearchResult(retrieval_weight=weight))
     assert len(hits) <= top_n
-    assert [(-hit.score, hit.candidate.rank) for hit in hits] == sorted((-hit.score, hit.candidate.rank) for hit in hits)
+    order = [(-hit.score, hit.candidate.rank) for hit in hits]
+    assert order == sorted(order)
     for hit in hits:
         probability = hit.reranked.score if hit.reranked else 0.0
         assert hit.score == weight * hit.candidate.cosine + (1 - weight) * probability

@@ -6,14 +6,22 @@ from contextlib import asynccontextmanager, suppress
 
 
 class Proxy:
-    """Passes bytes on after `delay_s`; while `blackhole` is set, not at all."""
+    """Passes bytes on after `delay_s`; or not at all."""
 
     def __init__(self, host: str, port: int) -> None:
         self._upstream = (host, port)
         self.delay_s = 0.0
-        self.blackhole = False
+        self._open = asyncio.Event()
+        self._open.set()
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def swallow(self, everything: bool) -> None:
+        """From now on nothing passes; or what was held back and everything after it does."""
+        if everything:
+            self._open.clear()
+        else:
+            self._open.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -36,8 +44,7 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
             await asyncio.sleep(self.delay_s)
-            while self.blackhole:
-                await asyncio.sleep(0.01)
+            await self._open.wait()
             writer.write(data)
             await writer.drain()
         writer.write_eof()

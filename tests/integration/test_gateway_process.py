@@ -1,0 +1,114 @@
+"""The gateway as a real process: start, settings, signals."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from deploy.local.process import Process, StartError, python_module
+from tests.support.serving import serving
+from tests.support.workers import EmbedWorker
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def start(tmp_path):
+    processes = []
+
+    def started(**variables: str) -> Process:
+        environment = {
+            "PYTHONPATH": str(ROOT),
+            "GATEWAY_LISTEN": "127.0.0.1:0",
+            "GATEWAY_METRICS_LISTEN": "127.0.0.1:0",
+            "GATEWAY_EMBED_TARGET": "127.0.0.1:1",
+            "GATEWAY_RERANK_TARGET": "127.0.0.1:1",
+            **variables,
+        }
+        process = Process("gateway", python_module("gateway"), environment, tmp_path / f"{len(processes)}.log")
+        processes.append(process)
+        return process
+
+    yield started
+    for process in processes:
+        process.stop()
+
+
+async def test_it_serves_without_workers_and_redis_and_ends_in_order(start):
+    process = start(GATEWAY_REDIS_URL="redis://user:secret@127.0.0.1:1")
+    address = await asyncio.to_thread(process.address)
+    await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+    async with grpc.aio.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "liveness", "winnow.embed.v1.EmbedService", "winnow.rerank.v1.RerankService",
+                        "winnow.retrieval.v1.RetrievalService"):  # fmt: skip
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert "secret" not in process.tail()
+    os.kill(process.pid, signal.SIGTERM)
+    assert await asyncio.to_thread(process.join) == 0
+
+
+async def test_sigterm_loses_no_accepted_call(start):
+    async with serving(EmbedWorker()) as worker_at:
+        process = start(GATEWAY_EMBED_TARGET=worker_at.address)
+        address = await asyncio.to_thread(process.address)
+        await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = embed_pb2_grpc.EmbedServiceStub(channel)
+            await stub.GetModel(embed_pb2.GetModelRequest(), timeout=10)
+            calls = [stub.Embed(embed_pb2.EmbedRequest(texts=[f"text {n}"] * 20), timeout=20) for n in range(50)]
+            await asyncio.wait([asyncio.ensure_future(calls[0])])
+            os.kill(process.pid, signal.SIGTERM)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert await asyncio.to_thread(process.join) == 0
+        for answer in answers:  # answered whole, or refused in a way that a retry elsewhere mends
+            if isinstance(answer, grpc.aio.AioRpcError):
+                assert answer.code() is grpc.StatusCode.UNAVAILABLE
+            else:
+                assert len(answer.results) == 20
+        assert any(not isinstance(answer, Exception) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("GATEWAY_REDIS_ULR", "redis://127.0.0.1", "GATEWAY_REDIS_URL"),
+        ("GATEWAY_REDIS_URL", "http://127.0.0.1", "redis://"),
+        ("GATEWAY_CACHE_PATIENCE_MS", "-1", "GATEWAY_CACHE_PATIENCE_MS"),
+        ("GATEWAY_RETRIEVAL_WEIGHT", "2", "GATEWAY_RETRIEVAL_WEIGHT"),
+        ("GATEWAY_LISTEN", "nonsense", "HOST:PORT"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
+    process = start(**{name: value})
+    with pytest.raises(StartError, match="status 2"):
+        process.address()
+    assert said in process.tail()
+    assert name in process.tail()
+    assert "Traceback" not in process.tail()
+
+
+def test_blank_settings_are_absent_ones(start):
+    process = start(GATEWAY_REDIS_URL="", GATEWAY_RETRIEVAL_WEIGHT="", GATEWAY_CACHE_URL="")
+    process.wait_for("no cache in Redis")
+    process.wait_for("no collections")
+
+
+def test_it_imports_neither_torch_nor_the_engine():
+    program = """
+import sys, gateway.__main__
+print([name for name in sys.modules if name.split(".")[0] in {"torch", "transformers", "tokenizers"}
+       or name.startswith("services.engine")])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+    )
+    assert said.stdout.strip() == "[]"
