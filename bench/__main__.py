@@ -1,0 +1,39 @@
+"""`python -m bench COMMAND [--json] …`: see `python -m bench --help` and each command's own `--help`."""
+
+import argparse
+import importlib
+import sys
+
+# Each is a module of this package with `add_arguments(parser)` and `run(arguments) -> exit status`. A command is
+# imported only when asked for, so that `verify-models` needs nothing but what a worker needs.
+COMMANDS = {
+    "embed": "tokens per second beside the model card's recipe, sentence-transformers and infinity",
+    "rerank": "pairs per second beside the model card's recipe and sentence-transformers",
+    "engine": "latency of one short query in the engine",
+    "gateway": "request rate of a warm cache beside a bare gRPC echo server",
+    "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",
+    "verify-models": "the real 0.6B pair against the numbers on their model cards",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Winnow beside its peers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {name: commands.add_parser(name, help=help, description=help) for name, help in COMMANDS.items()}
+    chosen = next((word for word in words if word in COMMANDS), None)
+    if chosen is None:
+        parser.parse_args(words)  # prints the help or the error, and exits
+        return 2
+    module = importlib.import_module(f"bench.{chosen.replace('-', '_')}")
+    module.add_arguments(parsers[chosen])
+    status: int = module.run(parser.parse_args(words))
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

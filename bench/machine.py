@@ -1,0 +1,76 @@
+"""What a figure was taken on, and with what."""
+
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "grpcio", "redis")
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return " ".join((match.group(1) if match else platform.processor() or platform.machine()).split())
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes that a process could still take; on systems that do not say, no limit worth the name."""
+    try:
+        match = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return int(match.group(1)) * 1024 if match else 1 << 62
+
+
+def accelerator() -> str | None:
+    """The CUDA device's name, or None."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def commit() -> str:
+    """The commit that is checked out; `-dirty` where tracked files other than results differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def facts(device: str = "cpu") -> dict[str, object]:
+    """Everything a reader needs to judge a figure. `load` is the one-minute load average when the run began."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
+        "processor": processor(),
+        "cores": cores(),
+        "accelerator": accelerator() if device == "cuda" else None,
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "commit": commit(),
+        **{package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,42 @@
+"""Ranking measures for test sets in which every query has exactly one right document."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ranks = npt.NDArray[np.int64]
+
+
+def ranks_of(scores: npt.NDArray[np.floating], target: npt.NDArray[np.integer] | None = None) -> Ranks:
+    """The right document's rank, 1 for best, in every row of a (queries, documents) score matrix.
+
+    ``target[i]`` is the column that is right for row ``i`` (the diagonal if left out). A tie counts against the
+    right document, so a model that scores everything alike comes last, not first.
+    """
+    rows = np.arange(len(scores))
+    columns = rows if target is None else target
+    own = scores[rows, columns]
+    better = (scores >= own[:, None]).sum(axis=1)
+    ranks: Ranks = np.maximum(better, 1).astype(np.int64)
+    return ranks
+
+
+def ndcg(ranks: Ranks, cut: int = 10) -> float:
+    """Mean nDCG@cut; with one right document the ideal is 1, so a query's value is 1 / log2(1 + rank)."""
+    return float(np.where(ranks <= cut, 1.0 / np.log2(1.0 + ranks), 0.0).mean())
+
+
+def mrr(ranks: Ranks, cut: int = 10) -> float:
+    """Mean reciprocal rank, 0 for a right document below the cut."""
+    return float(np.where(ranks <= cut, 1.0 / ranks, 0.0).mean())
+
+
+def recall(ranks: Ranks, cut: int = 50) -> float:
+    """Share of queries whose right document is among the first ``cut``."""
+    return float((ranks <= cut).mean())
+
+
+def summary(ranks: Ranks) -> dict[str, float]:
+    """The three measures under the names that ``python -m bench quality`` prints."""
+    return {"ndcg@10": ndcg(ranks), "mrr@10": mrr(ranks), "recall@50": recall(ranks)}

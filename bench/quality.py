@@ -1,0 +1,233 @@
+"""Ranking quality on a test set, through the running services: BM25, the first stage at several widths, reranking.
+
+The test set is a file of JSON lines {"query": …, "doc": …}; each row's document is right for its query, and every other
+row's is a distractor.
+"""
+
+import argparse
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from rich.progress import Progress
+from rich.table import Table
+
+from bench import metrics, report
+from bench.report import Report
+from clients.ingest import upsert_documents
+from deploy.local.process import StartError
+from deploy.local.stack import Stack
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+from winnow.retrieval.v1 import retrieval_pb2 as pb
+from winnow.retrieval.v1 import retrieval_pb2_grpc
+
+_CANDIDATES = 50
+_NARROWEST = (64, 128)  # and half the model's width, and all of it
+_CALL_SECONDS = 900.0
+_QUANTIZATION = {"int8": pb.QUANTIZATION_INT8, "none": pb.QUANTIZATION_NONE, "binary": pb.QUANTIZATION_BINARY}
+
+Ranks = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """`right[i]` is the position of query i's document among the distinct `documents`."""
+
+    queries: list[str]
+    documents: list[str]
+    right: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, file: Path, queries: int | None) -> "QuestionSet":
+        """All documents, and all queries or that many of them, evenly spread over the file. Raises ValueError."""
+        rows: list[tuple[str, str]] = []
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                rows.append((str(row["query"]), str(row["doc"])))
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f'{file}:{number}: not a row {{"query": …, "doc": …}}') from None
+        if not rows:
+            raise ValueError(f"{file}: no rows")
+        documents = list(dict.fromkeys(document for _, document in rows))
+        places = {document: at for at, document in enumerate(documents)}
+        step = max(1.0, len(rows) / queries) if queries else 1.0
+        chosen = [rows[int(at * step)] for at in range(int(len(rows) / step))]
+        right = np.array([places[document] for _, document in chosen])
+        return cls([query for query, _ in chosen], documents, right)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m bench quality`."""
+    parser.add_argument("file", type=Path, help='JSON lines {"query": …, "doc": …}')
+    parser.add_argument("--address", help="a running gateway (default: a private stack for this run)")
+    parser.add_argument("--embed-model", help="EMBED_MODEL of the private stack (default: the bundled nano-embed)")
+    parser.add_argument("--rerank-model", help="RERANK_MODEL of the private stack (default: the bundled nano-rerank)")
+    parser.add_argument("--widths", help="of the first stage (default: 64, 128, half and all of the model's)")
+    parser.add_argument("--quantization", choices=_QUANTIZATION, default="int8", help="of the index (default int8)")
+    parser.add_argument("--queries", type=int, help="only that many, evenly spread; all documents stay (default: all)")
+    parser.add_argument("--concurrency", type=int, default=4, help="searches in flight (default 4)")
+    parser.add_argument("--no-rerank", action="store_true", help="BM25 and the first stage only")
+    report.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure all stages, print the table."""
+    output = Report(arguments, f"quality-{arguments.file.stem}")
+    try:
+        test_set = QuestionSet.read(arguments.file, arguments.queries)
+        with _gateway(arguments, output) as address:
+            _measure(arguments, test_set, address, output)
+    except (OSError, ValueError, StartError) as error:
+        print(f"bench quality: {error}", file=sys.stderr)
+        return 1
+    except grpc.RpcError as error:
+        print(f"bench quality: {_told(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _told(error: grpc.RpcError) -> str:
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+
+
+@contextmanager
+def _gateway(arguments: argparse.Namespace, output: Report) -> Iterator[str]:
+    if arguments.address:
+        yield arguments.address
+        return
+    models = {"EMBED_MODEL": arguments.embed_model, "RERANK_MODEL": arguments.rerank_model}
+    status = output.console.status("starting the stack")
+    status.start()
+    try:
+        with Stack(environment={name: value for name, value in models.items() if value}) as stack:
+            status.stop()
+            yield stack.addresses["gateway"]
+    finally:
+        status.stop()
+
+
+def _measure(arguments: argparse.Namespace, test_set: QuestionSet, address: str, output: Report) -> None:
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    table = Table(title=f"{arguments.file.name}: {len(test_set.queries)} queries, {len(test_set.documents)} documents")
+    for name in ("stage", "width", "nDCG@10", "MRR@10", "Recall@50"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+
+    def add(stage: str, width: int, ranks: Ranks, label: str = "") -> None:
+        found = metrics.summary(ranks)
+        for metric, value in found.items():
+            output.add({"bench": "quality", "stage": stage, "width": width, "metric": metric, "value": round(value, 4)})
+        shown = "" if stage == "bm25" else str(width)
+        table.add_row(label or stage, shown, *(f"{value:.3f}" for value in found.values()))
+
+    with grpc.insecure_channel(address, options=options) as channel, output.progress() as progress:
+        searcher = Searcher(channel, test_set, arguments.concurrency, progress)
+        native = searcher.native_width()
+        widths = _widths(arguments.widths, native)
+        add("bm25", 0, bm25(test_set))
+        for width in widths:
+            with searcher.collection(width, _QUANTIZATION[arguments.quantization]) as name:
+                ranks, _ = searcher.search(f"first stage, {width} wide", name, pb.RERANK_POLICY_SKIP, None)
+                add("first", width, ranks)
+                if width == max(widths) and not arguments.no_rerank:
+                    ranks, _ = searcher.search("rerank", name, pb.RERANK_POLICY_REQUIRED, 0.0)
+                    add("rerank", width, ranks)
+                    # Scores are cached now: this asks for nothing but the blend.
+                    ranks, weight = searcher.search("blend", name, pb.RERANK_POLICY_REQUIRED, None)
+                    add("blend", width, ranks, f"rerank, retrieval_weight {weight:.2g}")
+    output.finish(table)
+
+
+def bm25(test_set: QuestionSet) -> Ranks:
+    """Ranks by BM25 (bm25s: Lucene's variant, English stop words, no stemming)."""
+    import bm25s
+
+    index = bm25s.BM25(method="lucene")
+    index.index(bm25s.tokenize(test_set.documents, stopwords="en", show_progress=False), show_progress=False)
+    ranks = []
+    for query, right in zip(test_set.queries, test_set.right, strict=True):
+        words = bm25s.tokenize(query, stopwords="en", show_progress=False, return_ids=False)[0]
+        known = [word for word in words if word in index.vocab_dict]
+        scores = index.get_scores(known) if known else np.zeros(len(test_set.documents))
+        ranks.append(metrics.ranks_of(scores[None, :], np.array([right]))[0])
+    return np.array(ranks)
+
+
+class Searcher:
+    """The test set in collections of one gateway."""
+
+    def __init__(self, channel: grpc.Channel, test_set: QuestionSet, concurrency: int, progress: Progress) -> None:
+        self._embed = embed_pb2_grpc.EmbedServiceStub(channel)
+        self._retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+        self._test_set, self._concurrency, self._progress = test_set, concurrency, progress
+
+    def native_width(self) -> int:
+        """Dimensions of the model's vectors."""
+        return self._embed.GetModel(embed_pb2.GetModelRequest(), timeout=_CALL_SECONDS).dimensions
+
+    @contextmanager
+    def collection(self, width: int, quantization: pb.Quantization) -> Iterator[str]:
+        """All documents in a collection of that width, by their position as id; it goes with the context."""
+        name = f"bench-quality-{width}-{uuid.uuid4().hex[:8]}"
+        self._retrieval.CreateCollection(
+            pb.CreateCollectionRequest(name=name, dimensions=width, quantization=quantization), timeout=_CALL_SECONDS
+        )
+        try:
+            documents = [pb.Document(id=str(at), text=text) for at, text in enumerate(self._test_set.documents)]
+            with self._bar(f"indexing, {width} wide", len(documents)) as advance:
+                ingested = upsert_documents(self._retrieval, name, documents, on_progress=advance)
+            if ingested.errors:
+                raise ValueError(f"{len(ingested.errors)} documents failed: {next(iter(ingested.errors.values()))}")
+            yield name
+        finally:
+            self._retrieval.DeleteCollection(pb.DeleteCollectionRequest(name=name), timeout=_CALL_SECONDS)
+
+    def search(
+        self, label: str, collection: str, rerank: pb.RerankPolicy, retrieval_weight: float | None
+    ) -> tuple[Ranks, float]:
+        """Each query's rank of its right document (past all documents where it is not found), and the weight used."""
+        queries, right = self._test_set.queries, self._test_set.right
+        missing = len(self._test_set.documents) + 1
+
+        def one(query: str) -> pb.SearchResponse:
+            return self._retrieval.Search(
+                pb.SearchRequest(
+                    query=query, collection=pb.CollectionSource(name=collection), candidates=_CANDIDATES,
+                    top_n=_CANDIDATES, rerank=rerank, retrieval_weight=retrieval_weight, return_text=False,
+                    return_metadata=False,
+                ),
+                timeout=_CALL_SECONDS,
+            )  # fmt: skip
+
+        ranks, weight = [], 0.0
+        with self._bar(label, len(queries)) as advance, ThreadPoolExecutor(self._concurrency) as pool:
+            for response, target in zip(pool.map(one, queries), right, strict=True):
+                ids = [hit.id for hit in response.hits]
+                ranks.append(ids.index(str(target)) + 1 if str(target) in ids else missing)
+                weight = response.retrieval_weight
+                advance(1)
+        return np.array(ranks), weight
+
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        task = self._progress.add_task(label, total=total)
+        try:
+            yield lambda count: self._progress.advance(task, count)
+        finally:
+            self._progress.remove_task(task)
+
+
+def _widths(asked: str | None, native: int) -> Sequence[int]:
+    if asked:
+        return sorted({int(width) for width in asked.split(",")})
+    return sorted({width for width in (*_NARROWEST, native // 2, native) if 32 <= width <= native})

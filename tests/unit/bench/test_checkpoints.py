@@ -1,0 +1,60 @@
+import argparse
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from bench.checkpoints import CACHE, Choice, ModelMissingError, add_arguments, choice, prepare
+from tests.support import checkpoints
+
+
+def parsed(*words: str) -> Choice:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return choice(parser.parse_args(words))
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    checkpoints.tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_names_of_models() -> None:
+    assert parsed() == Choice("0.6b", None, None, CACHE)
+    assert parsed("--model", "0.6b-4layers") == Choice("0.6b", 4)
+    assert parsed("--layers", "2") == Choice("0.6b", 2)
+    assert parsed("--model", "nano") == Choice("nano")
+    assert parsed("--model", "some/folder-4layers") == Choice("some/folder-4layers")
+
+
+def test_random_weights_come_from_the_seed_and_are_written_once(tmp_path: Path, tokenizer: Path) -> None:
+    first = prepare(Choice("tiny", 1, tokenizer, tmp_path / "a"), "embed")
+    second = prepare(Choice("tiny", 1, tokenizer, tmp_path / "b"), "embed")
+    one, two = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert one.keys() == two.keys()
+    assert all(tensor.equal(two[name]) for name, tensor in one.items())
+    weights = (first / "model.safetensors").resolve()
+    written = weights.stat().st_mtime_ns
+    reranker = prepare(Choice("tiny", 1, tokenizer, tmp_path / "a"), "rerank")
+    assert (reranker / "model.safetensors").resolve() == weights
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_folder_without_sentence_transformers_files_is_left_as_it_is(tmp_path: Path) -> None:
+    folder = checkpoints.save(tmp_path / "model")
+    before = sorted(path.name for path in folder.iterdir())
+    view = prepare(Choice(str(folder), cache=tmp_path / "cache"), "rerank")
+    assert view != folder
+    assert (view / "modules.json").is_file()
+    assert (view / "model.safetensors").samefile(folder / "model.safetensors")
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissingError, match=r"tokenizer\.json is missing"):
+        prepare(Choice("tiny", tokenizer=tmp_path, cache=tmp_path), "embed")
+    with pytest.raises(ModelMissingError, match="no checkpoint"):
+        prepare(Choice(str(tmp_path), cache=tmp_path), "embed")

@@ -1,0 +1,99 @@
+"""The commands as a user runs them, on a model of a few thousand weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import checkpoints
+
+ROOT = Path(__file__).resolve().parents[3]
+KEYS = ["bench", "case", "subject", "batch_size", "value", "unit", "spread"]
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def bench(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str | Path]:
+    checkpoints.tokenizer().save(str(tmp_path / "tokenizer.json"))
+    return ["--model", "tiny", "--tokenizer", tmp_path, "--cache", tmp_path / "cache", "--device", "cpu"]
+
+
+def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    for row in rows:
+        assert list(row) == KEYS
+        least, greatest = row["spread"]
+        assert 0 < least <= row["value"] <= greatest
+    return rows
+
+
+def test_embed_compares_subjects_that_agree(tiny: list[str | Path]) -> None:
+    subjects = "winnow,recipe,sentence-transformers"
+    done = bench(
+        "embed", *tiny, "--subjects", subjects, "--cases", "short,mixed", "--texts", "4", "--batch-sizes", "2,4",
+        "--repeats", "1", "--json",
+    )  # fmt: skip
+    rows = rows_of(done)
+    names = [(row["subject"], row["batch_size"]) for row in rows if row["case"] == "mixed"]
+    assert names[:4] == [("winnow", 4), ("recipe", 4), ("sentence-transformers", 2), ("sentence-transformers", 4)]
+    assert names[4][0] == "gemm"
+    assert {row["unit"] for row in rows} == {"tokens/s"}
+    assert [row["case"] for row in rows] == ["short"] * 5 + ["mixed"] * 5
+    assert "winnow ÷ it" in done.stderr
+
+
+def test_rerank_compares_subjects_that_agree(tiny: list[str | Path]) -> None:
+    done = bench("rerank", *tiny, "--cases", "10", "--queries", "2", "--batch-sizes", "8", "--repeats", "1", "--json")
+    rows = rows_of(done)
+    assert [row["subject"] for row in rows] == ["winnow", "recipe", "sentence-transformers", "gemm"]
+    assert {row["unit"] for row in rows} == {"pairs/s"}
+
+
+def test_engine_latency(tiny: list[str | Path]) -> None:
+    rows = rows_of(bench("engine", *tiny, "--calls", "5", "--repeats", "2", "--json"))
+    assert [(row["case"], row["unit"]) for row in rows] == [("query-12-p50", "ms"), ("query-12-p99", "ms")]
+
+
+def test_without_a_model_one_line_says_so(tmp_path: Path) -> None:
+    done = bench("embed", "--model", tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "there is no checkpoint here" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_verify_models_without_the_hub_says_so_in_one_line(tmp_path: Path) -> None:
+    done = bench("verify-models", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1
+    assert "Qwen/Qwen3-Embedding-0.6B" in done.stderr
+
+
+def test_verify_models_tells_wrong_numbers(tmp_path: Path) -> None:
+    folder = checkpoints.save(tmp_path / "model")
+    done = bench("verify-models", "--embed-model", folder, "--rerank-model", folder)
+    assert done.returncode == 1
+    assert done.stdout.count("WRONG") == 2
+
+
+def test_unknown_subjects_are_refused() -> None:
+    done = bench("embed", "--subjects", "winnow,tei")
+    assert done.returncode == 2
+    assert "tei unknown" in done.stderr
