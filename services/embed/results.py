@@ -44,8 +44,12 @@ async def embed(
     field: Callable[[int], str],
     max_text_bytes: int,
     deadline: float | None,
+    detailed: bool = True,
 ) -> Embedded:
-    """Embeds; a text that fails does so in its place, named `field(index)`. Raises Problem for all of them."""
+    """Embeds; a text that fails does so in its place, named `field(index)`. Raises Problem for all of them.
+
+    `detailed`: with spans of the stages.
+    """
     problems: dict[int, Problem] = {}
     for index, text in enumerate(texts):
         if problem := oversized(field(index), text, max_text_bytes):
@@ -54,7 +58,7 @@ async def embed(
     items: dict[int, EmbedItem] = {}
     spent = Timings()
     if sound:
-        request = signals.request()
+        request = signals.request(detailed)
         with engine_problems():
             result = await engine.embed(
                 texts if len(sound) == len(texts) else [texts[index] for index in sound],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds; the port is bound be
 SERVICE = embed_pb2.DESCRIPTOR.services_by_name["EmbedService"].full_name
 
 _WINDOWS_IN_QUEUE = 4
+_DETAILED_CHUNKS = 16  # of a stream; a trace with a million spans helps nobody
 
 
 class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
@@ -53,7 +55,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         embedded = await embed(
             engine,
             self._signals,
-            request.texts,
+            list(request.texts),  # once: each look at a repeated field decodes it anew
             options,
             field=lambda index: f"texts[{index}]",
             max_text_bytes=self._limits.max_text_bytes,
@@ -73,6 +75,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         """Results in completion order."""
         engine = self._engine()
         limit = deadline.absolute(context)
+        chunks = itertools.count()
 
         async def compute(chunk: Chunk) -> Embedded:
             return await embed(
@@ -83,6 +86,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
                 field=chunk.text_field,
                 max_text_bytes=self._limits.max_text_bytes,
                 deadline=limit,
+                detailed=next(chunks) < _DETAILED_CHUNKS,
             )
 
         window = self._settings.stream_window_tokens or engine.stats().queue_limit_tokens // _WINDOWS_IN_QUEUE

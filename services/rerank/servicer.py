@@ -50,15 +50,16 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         self._check(request, engine.info)
         self._describe(request, engine.info)
         problems: dict[int, Problem] = {}
-        for index, document in enumerate(request.documents):
+        documents = list(request.documents)  # once: each look at a repeated field decodes it anew
+        for index, document in enumerate(documents):
             if problem := oversized(f"documents[{index}]", document, self._limits.max_text_bytes):
                 problems[index] = problem
-        sound = [index for index in range(len(request.documents)) if index not in problems]
-        scores, spent = await self._scored(engine, request, sound, problems, deadline.absolute(context))
+        sound = [index for index in range(len(documents)) if index not in problems]
+        scores, spent = await self._scored(engine, request, documents, sound, problems, deadline.absolute(context))
         tokens = sum(item.tokens for item in scores.values())
         trace.get_current_span().set_attribute(names.INPUT_TOKENS, tokens)
         return rerank_pb2.RerankResponse(
-            results=_ranking(request, scores),
+            results=_ranking(request, documents, scores),
             errors=[
                 rerank_pb2.RerankError(index=index, error=to_status(problems[index])) for index in sorted(problems)
             ],
@@ -83,6 +84,7 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         self,
         engine: RerankEngine,
         request: rerank_pb2.RerankRequest,
+        documents: list[str],
         sound: list[int],
         problems: dict[int, Problem],
         limit: float | None,
@@ -94,7 +96,7 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         with engine_problems():
             result = await engine.rerank(
                 request.query,
-                [request.documents[index] for index in sound],
+                [documents[index] for index in sound],
                 instruction=request.instruction if request.HasField("instruction") else None,
                 truncation=wire.TRUNCATION[request.truncation],
                 max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
@@ -142,7 +144,9 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         )
 
 
-def _ranking(request: rerank_pb2.RerankRequest, scores: dict[int, RerankItem]) -> list[rerank_pb2.RerankResult]:
+def _ranking(
+    request: rerank_pb2.RerankRequest, documents: list[str], scores: dict[int, RerankItem]
+) -> list[rerank_pb2.RerankResult]:
     """Best first by logit, equal logits by index; cut by min_score, then by top_n."""
     least = request.min_score if request.HasField("min_score") else 0.0
     ranked = sorted(scores, key=lambda index: (-scores[index].logit, index))
@@ -154,7 +158,7 @@ def _ranking(request: rerank_pb2.RerankRequest, scores: dict[int, RerankItem]) -
             logit=scores[index].logit,
             tokens=scores[index].tokens,
             truncated=scores[index].truncated,
-            document=request.documents[index] if request.return_documents else None,
+            document=documents[index] if request.return_documents else None,
         )
         for index in (kept[: request.top_n] if request.HasField("top_n") else kept)
     ]

@@ -62,7 +62,9 @@ class InvalidFields(Problem):
     code, reason = grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
-        self.violations = [(field, _short(description, _MAX_DESCRIPTION)) for field, description in violations[:_MAX_VIOLATIONS]]
+        self.violations = [
+            (field, _short(description, _MAX_DESCRIPTION)) for field, description in violations[:_MAX_VIOLATIONS]
+        ]
         more = len(violations) - len(self.violations)
         told = "; ".join(f"{field}: {description}" for field, description in self.violations)
         super().__init__(told + (f"; and {more} more" if more else ""))

@@ -31,8 +31,8 @@ class Phase(enum.Enum):
 class Lifecycle:
     """State of one process; lives on one event loop.
 
-    `calls` counts the calls in progress. `stopping` is set when the process begins to end, for whatever reason: handlers of endless streams wait for it
-    beside their caller, so that they can finish what they took and part.
+    `calls` counts the calls in progress. `stopping` is set when the process begins to end, for whatever reason:
+    handlers of endless streams wait for it beside their caller, so that they can finish what they took and part.
     """
 
     def __init__(self, services: Sequence[str]) -> None:

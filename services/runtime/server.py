@@ -91,15 +91,19 @@ def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:
 async def serve(settings: ProcessSettings, application: Application, telemetry: Telemetry) -> int:
     """Serves until SIGTERM or SIGINT; returns the process's exit status.
 
-    0 after an orderly end; 1 where the application failed to start or broke.
+    0 after an orderly end; 1 where it could not listen, or the application failed to start or broke.
     """
     lifecycle = Lifecycle(application.services)
     await lifecycle.announce()
-    server = build(settings, telemetry, lifecycle)
-    application.register(server, lifecycle)
-    address = bind(server, settings)
+    try:
+        server = build(settings, telemetry, lifecycle)
+        application.register(server, lifecycle)
+        address = bind(server, settings)
+        probes = await _probe_server(settings, lifecycle)
+    except (OSError, RuntimeError, ValueError) as error:  # a port that is taken, a file that cannot be read
+        log.error("cannot listen: %s", error)
+        return 1
     await server.start()
-    probes = await _probe_server(settings, lifecycle)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lifecycle.stop)

@@ -25,6 +25,7 @@ class Request:
 
     span: trace.Span
     started_ns: int
+    detailed: bool
     batches: list[tuple[int, int, SpanContext | None]] = field(default_factory=list)
     """Begin, end (time.time_ns) and span of each batch."""
 
@@ -50,14 +51,17 @@ class Signals:
         telemetry.gauge(names.QUEUE_SECONDS, read(lambda queue: queue.seconds))
         telemetry.gauge(names.TOKENS_PER_SECOND, read(lambda queue: queue.tokens_per_second))
 
-    def request(self) -> Request:
-        """To be passed to the engine as its `context`, within the span that it serves."""
-        return Request(trace.get_current_span(), time.time_ns())
+    def request(self, detailed: bool = True) -> Request:
+        """To be passed to the engine as its `context`, within the span that it serves.
+
+        `detailed` False: no children, for the later parts of an endless stream. Batches are linked all the same.
+        """
+        return Request(trace.get_current_span(), time.time_ns(), detailed)
 
     def served(self, request: Request, spent: Timings, tokens: int) -> None:
         """The engine has answered: writes the request's children, at the times when things happened."""
         self._tokens.add(tokens)
-        if not request.span.is_recording():
+        if not (request.detailed and request.span.is_recording()):
             return
         parent = trace.set_span_in_context(request.span, Context())
         tokenized = request.started_ns + int(spent.tokenize_s * 1e9)

@@ -7,11 +7,13 @@ are honoured; samplers, resource attributes, headers, certificates and batch siz
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -47,7 +49,7 @@ class Telemetry:
     ) -> Telemetry:
         """Providers and the Prometheus endpoint. `service` is the default of OTEL_SERVICE_NAME.
 
-        OSError where the metrics port is taken.
+        Ends the process where the metrics port is taken.
         """
         if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return cls()
@@ -61,7 +63,10 @@ class Telemetry:
         telemetry = cls(tracers, meters)
         if metrics_listen is not None:
             host, _, port = metrics_listen.rpartition(":")
-            server, thread = start_http_server(int(port), host.strip("[]"), registry)
+            try:
+                server, thread = _endpoint(host.strip("[]"), int(port), registry)
+            except OSError as error:
+                raise SystemExit(f"cannot serve metrics on {metrics_listen}: {error.strerror}") from None
             telemetry.metrics_address = f"{host}:{server.server_port}"
             telemetry._close += [server.shutdown, server.server_close, thread.join]
         telemetry._close += [tracers.shutdown, meters.shutdown]
@@ -105,6 +110,16 @@ class Telemetry:
         thread = threading.Thread(target=close, name="telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(_SHUTDOWN_SECONDS)
+
+
+def _endpoint(host: str, port: int, registry: CollectorRegistry) -> tuple[WSGIServer, threading.Thread]:
+    try:
+        return start_http_server(port, host, registry)
+    except OSError as error:
+        # Containers without IPv6 are common; grpc falls back in the same way.
+        if host != "::" or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return start_http_server(port, "0.0.0.0", registry)
 
 
 def _exporters(environ: Mapping[str, str], signal: str, default: str) -> set[str]:

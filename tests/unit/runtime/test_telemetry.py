@@ -183,6 +183,13 @@ async def test_names_are_the_same_in_prometheus(telemetry) -> None:
     assert seen['winnow_degraded_total{reason="deadline",stage="rerank"}'] == 1
 
 
+def test_a_metrics_port_that_is_taken_ends_the_process(capsys) -> None:
+    first = Telemetry.start("winnow-test", "127.0.0.1:0")
+    with pytest.raises(SystemExit, match=f"cannot serve metrics on {first.metrics_address}"):
+        Telemetry.start("winnow-test", first.metrics_address)
+    first.shutdown()
+
+
 def test_the_specifications_switches_are_honoured(monkeypatch) -> None:
     assert Telemetry.start("winnow-test", "127.0.0.1:0", {"OTEL_SDK_DISABLED": "true"}).metrics_address is None
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,deployment.environment.name=test")

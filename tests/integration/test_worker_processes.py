@@ -1,0 +1,233 @@
+"""Both workers as real processes: start, health, signals, traces."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from deploy.local.process import Process, StartError, python_module
+from services.embed.servicer import SERVICE as EMBED
+from services.rerank.servicer import SERVICE as RERANK
+from services.runtime.channel import ChannelSettings, channel
+from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
+from tests.support.otlp import attributes, named, receiver
+from tests.support.tiny import Tiny, tiny
+from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
+
+__all__ = ["tiny"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(tiny: Tiny, tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker on free ports; ends what still runs after the test."""
+    processes: list[Process] = []
+
+    def started(kind: str = "embed", **variables: str) -> Process:
+        prefix = kind.upper()
+        environment = {
+            "PYTHONPATH": str(ROOT),
+            f"{prefix}_LISTEN": "127.0.0.1:0",
+            f"{prefix}_METRICS_LISTEN": "127.0.0.1:0",
+            f"{prefix}_MODEL": str(getattr(tiny, kind)),
+            f"{prefix}_THREADS": "1",
+            **variables,
+        }
+        process = Process(
+            kind, python_module(f"services.{kind}"), environment, tmp_path / f"{kind}-{len(processes)}.log"
+        )
+        processes.append(process)
+        return process
+
+    yield started
+    for process in processes:
+        process.stop()
+
+
+async def address(process: Process) -> str:
+    return await asyncio.to_thread(process.address)
+
+
+async def serving(process: Process) -> str:
+    """The address, once the process serves."""
+    await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+    return await address(process)
+
+
+async def to_the_end(stream) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
+async def ended(process: Process) -> int:
+    return await asyncio.to_thread(process.join)
+
+
+async def test_health_follows_the_life_of_the_process(start) -> None:
+    process = start()
+    async with grpc.aio.insecure_channel(await address(process)) as to:
+        health = health_pb2_grpc.HealthStub(to)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=EMBED), timeout=60, wait_for_ready=True)
+        assert (await watch.read()).status == NOT_SERVING  # bound, and still loading
+        liveness = await health.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=10)
+        assert liveness.status == SERVING
+        assert (await watch.read()).status == SERVING
+        os.kill(process.pid, signal.SIGTERM)
+        assert (await watch.read()).status == NOT_SERVING
+        assert await ended(process) == 0
+
+
+async def test_what_was_accepted_is_answered_before_the_end(start) -> None:
+    process = start(EMBED_BATCH_TOKENS="64", EMBED_QUEUE_TOKENS="100000")
+    async with grpc.aio.insecure_channel(await serving(process)) as to:
+        stub = embed_pb2_grpc.EmbedServiceStub(to)
+        texts = [f"gravity attracts two bodies {i} " * 20 for i in range(100)]
+        calls = [stub.Embed(embed_pb2.EmbedRequest(texts=texts[i::10]), timeout=60) for i in range(10)]
+        stream = stub.EmbedStream(timeout=60)
+        items = [embed_pb2.EmbedStreamItem(id=str(i), text=text) for i, text in enumerate(texts[:20])]
+        await stream.write(embed_pb2.EmbedStreamRequest(items=items))
+        first = await stream.read()  # by now the earlier calls have been taken, too
+        os.kill(process.pid, signal.SIGTERM)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await to_the_end(stream)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        for call in calls:
+            assert all(result.HasField("embedding") for result in (await call).results)
+    assert await ended(process) == 0
+    assert first.results[0].id == "0"
+
+
+async def test_a_process_told_to_stop_while_it_loads_stops_at_once(start) -> None:
+    process = start()
+    await address(process)
+    os.kill(process.pid, signal.SIGINT)
+    assert await ended(process) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "said"),
+    [
+        ("embed", {"EMBED_FOO": "1"}, "EMBED_FOO: there is no such setting; did you mean EMBED_"),
+        ("rerank", {"RERANK_MODLE": "x"}, "RERANK_MODLE: there is no such setting; did you mean RERANK_MODEL?"),
+    ],
+)
+async def test_a_wrong_setting_stops_the_start(start, kind, variables, said) -> None:
+    process = start(kind, **variables)
+    assert await ended(process) == 2
+    assert said in process.tail()
+    assert "Traceback" not in process.tail()
+
+
+async def test_a_model_that_is_not_there_ends_the_process_with_one_line(start) -> None:
+    process = start(EMBED_MODEL="/no/such/folder")
+    assert await ended(process) == 1
+    await asyncio.to_thread(process.wait_for, "the start failed: /no/such/folder")
+    assert "Traceback" not in process.tail()
+
+
+async def test_a_port_that_is_taken_ends_the_process(start) -> None:
+    taken = await address(start())
+    second = start(EMBED_LISTEN=taken)
+    assert await ended(second) == 1
+    with pytest.raises(StartError, match="cannot listen"):
+        await asyncio.to_thread(second.address)
+    assert "Traceback" not in second.tail()
+    assert taken in second.tail()
+
+
+async def test_one_trace_over_both_workers(start, monkeypatch) -> None:
+    async with receiver() as collected:
+        environment = collected.environment()
+        embed, rerank = start("embed", **environment), start("rerank", **environment)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        telemetry = Telemetry.start("client")
+        targets = [await serving(embed), await serving(rerank)]
+        async with channel(targets[0], telemetry) as to_embed, channel(targets[1], telemetry) as to_rerank:
+            with telemetry.tracer.start_as_current_span("search"):
+                await embed_pb2_grpc.EmbedServiceStub(to_embed).Embed(
+                    embed_pb2.EmbedRequest(texts=["a secret"]), timeout=30
+                )
+                await rerank_pb2_grpc.RerankServiceStub(to_rerank).Rerank(
+                    rerank_pb2.RerankRequest(query="a secret", documents=["another", "more"]), timeout=30
+                )
+        spans = await collected.wait_for(lambda spans: len(named(spans, names.BATCH)) == 2 and len(spans) >= 13)
+        await asyncio.to_thread(telemetry.shutdown)
+    by_id = {span.span_id: span for span in spans}
+    (root,) = named(spans, "search")
+    assert {span.trace_id for span in spans if span.name != names.BATCH} == {root.trace_id}
+    for service, operation, process in (
+        (f"{EMBED}/Embed", "embeddings", "winnow-embed"),
+        (f"{RERANK}/Rerank", "rerank", "winnow-rerank"),
+    ):
+        client, server = sorted(named(spans, service), key=lambda span: -span.kind)
+        assert (client.kind, server.kind) == (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER)
+        assert (client.parent_span_id, server.parent_span_id) == (root.span_id, client.span_id)
+        assert attributes(server.attributes)[names.OPERATION] == operation
+        assert collected.services[server.span_id] == process
+        children = [span for span in spans if span.parent_span_id == server.span_id]
+        assert sorted(span.name for span in children) == [names.FORWARD, names.QUEUE, names.TOKENIZE]
+        (forward,) = named(children, names.FORWARD)
+        batch = by_id[forward.links[0].span_id]
+        assert [link.span_id for link in batch.links] == [server.span_id]
+    assert "secret" not in str(spans)
+
+
+async def test_texts_are_in_no_log(start) -> None:
+    process = start("rerank", RERANK_LOG_LEVEL="DEBUG", RERANK_LOG_FORMAT="json")
+    async with grpc.aio.insecure_channel(await serving(process)) as to:
+        stub = rerank_pb2_grpc.RerankServiceStub(to)
+        await stub.Rerank(rerank_pb2.RerankRequest(query="xyzzy", documents=["plugh " * 5000]), timeout=30)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Rerank(rerank_pb2.RerankRequest(query="xyzzy " * 5000, documents=["plugh"]), timeout=30)
+    await asyncio.to_thread(process.stop)
+    assert "xyzzy" not in process.tail()
+    assert "plugh" not in process.tail()
+
+
+async def test_mutual_tls_with_probes_on_a_plaintext_port(start, tmp_path) -> None:
+    authority = trustme.CA()
+    leaf = authority.issue_cert("localhost", "127.0.0.1")
+    cert, key, ca = tmp_path / "tls.crt", tmp_path / "tls.key", tmp_path / "ca.crt"
+    leaf.private_key_pem.write_to_path(key)
+    leaf.cert_chain_pems[0].write_to_path(cert)
+    authority.cert_pem.write_to_path(ca)
+    process = start(
+        EMBED_TLS_CERT=str(cert), EMBED_TLS_KEY=str(key), EMBED_TLS_CA=str(ca), EMBED_HEALTH_LISTEN="127.0.0.1:0"
+    )
+    target = await serving(process)
+    probe = (await asyncio.to_thread(process.wait_for, r"health on (\S+:\d+)")).group(1)
+    async with grpc.aio.insecure_channel(probe) as to:
+        status = await health_pb2_grpc.HealthStub(to).Check(health_pb2.HealthCheckRequest(service=EMBED), timeout=10)
+        assert status.status == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await embed_pb2_grpc.EmbedServiceStub(to).GetModel(embed_pb2.GetModelRequest(), timeout=10)
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    settings = ChannelSettings(tls=True, tls_ca=ca, tls_cert=cert, tls_key=key)
+    async with channel(target, Telemetry(), settings) as to:
+        await embed_pb2_grpc.EmbedServiceStub(to).GetModel(embed_pb2.GetModelRequest(), timeout=10)
+    async with channel(target, Telemetry(), ChannelSettings(attempts=1)) as to:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await embed_pb2_grpc.EmbedServiceStub(to).GetModel(embed_pb2.GetModelRequest(), timeout=10)
+
+
+def test_the_port_is_bound_before_torch_is_imported() -> None:
+    """What the composition roots import: probes need an answer within a second, torch takes several."""
+    for kind in ("embed", "rerank"):
+        code = f"import sys, services.{kind}.__main__; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
