@@ -55,7 +55,7 @@ class _Engine:
     def start(self) -> None:
         """Begins to take requests on the running event loop."""
         asyncio.get_running_loop()
-        self._runner.on_batch = self.on_batch
+        self._runner.on_batch = self._report
         self._runner.improve()
         self._scheduler = Scheduler(self._run, self._limits, self._throughput)
 
@@ -73,6 +73,10 @@ class _Engine:
             self._scheduler.close()
         self._runner.close()
         self._tokenizing.shutdown()
+
+    def _report(self, report: BatchReport) -> None:
+        if self.on_batch:
+            self.on_batch(report)
 
     async def _run(self, batch: Batch[Ids, Vector]) -> Sequence[Vector | EngineError]:
         try:

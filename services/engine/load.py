@@ -38,6 +38,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 # Least cosine similarity (embeddings) or greatest relative difference (logits) between two batchings of one text.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
+_WARM_UP_TOKENS = 256
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
 
@@ -135,12 +136,10 @@ def _use_threads(settings: EngineSettings) -> None:
 
 def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
     """Touches every weight and allocates; gives tokens per second of a large batch."""
-    text = tokenizer.encode([_PROBE])[0]
-    batch = [text] * 1
-    runner.run(batch)
-    tokens = min(batch_tokens, 256)
+    text = tokenizer.encode([_PROBE])[0][:24]
     # Different beginnings, so that nothing is shared.
-    batch = [np.roll(text, i)[: max(1, tokens // 8)] for i in range(8)]
+    batch = [np.roll(text, i) for i in range(max(1, min(batch_tokens, _WARM_UP_TOKENS) // len(text)))]
+    runner.run(batch)
     start = time.perf_counter()
     runner.run(batch)
     return sum(map(len, batch)) / (time.perf_counter() - start)
@@ -148,7 +147,7 @@ def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
 
 def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> None:
     """One text alone, and among others with which it shares prefixes, must give the same output."""
-    text = tokenizer.encode([_PROBE])[0]
+    text = tokenizer.encode([_PROBE])[0][:24]
     crowd: list[Ids] = [text[:3], text[::-1], np.concatenate([text, text]), text, np.concatenate([text, text[::-1]])]
     alone, together = _row(runner.run([text])[0]), _row(runner.run(crowd)[3])
     if np.linalg.norm(alone - together) > tolerance * np.linalg.norm(alone):

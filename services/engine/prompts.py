@@ -61,7 +61,7 @@ class EmbedPrompts:
         elif instruction:
             raise InvalidInput("instruction", "documents are embedded without one; set input_type to QUERY")
         room = max_tokens - len(self._end)
-        if len(head_ids) >= room:
+        if head and len(head_ids) >= room:
             raise InvalidInput("instruction", f"{len(head_ids)} tokens leave no room for text within {max_tokens}")
 
         def finish(index: int, ids: Ids) -> Prompt | Failure:

@@ -80,8 +80,8 @@ def save(
             **overrides,
         }
     )
-    torch.manual_seed(seed)
     model = (Qwen3Model if bare else Qwen3ForCausalLM)(config)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             # Larger than the usual start, so that attention is far from uniform and errors show.

@@ -1,7 +1,7 @@
 """The scheduler by itself: as a state machine against its promises, then case by case."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,8 +219,8 @@ TestScheduler.settings = settings(max_examples=80, stateful_step_count=40, deadl
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    yield World()
+def world() -> World:
+    return World()
 
 
 async def test_requests_of_one_turn_share_a_batch(world: World) -> None:
@@ -345,7 +345,7 @@ async def test_a_wrong_estimate_does_not_lock_callers_out(world: World) -> None:
 async def test_one_failed_item_leaves_its_neighbours(world: World) -> None:
     task = world.submit(10, 10)
     await settle()
-    batch, answer = world.running.pop()
+    _, answer = world.running.pop()
     answer.set_result([NonFinite(), "fine"])
     await settle()
     first, second = (await task).results
