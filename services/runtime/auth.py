@@ -109,10 +109,8 @@ def server_credentials(cert: Path, key: Path, ca: Path | None) -> grpc.ServerCre
     )
 
 
-def channel_credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    """TLS for a client: `ca` judges the server (None: the system's roots); `cert` and `key` are shown to it."""
-    return grpc.ssl_channel_credentials(
-        root_certificates=ca.read_bytes() if ca else None,
-        private_key=key.read_bytes() if key else None,
-        certificate_chain=cert.read_bytes() if cert else None,
-    )
+def channel_credentials(
+    tls_ca: bytes | None = None, tls_cert: bytes | None = None, tls_key: bytes | None = None
+) -> grpc.ChannelCredentials:
+    """TLS for a client, from PEM: the CA judges the server (None: the system's); the others are shown to it."""
+    return grpc.ssl_channel_credentials(root_certificates=tls_ca, private_key=tls_key, certificate_chain=tls_cert)

@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from services.runtime.auth import channel_credentials
+from services.runtime.auth import Watched, channel_credentials
+from services.runtime.renewed import RenewedChannel
 from services.runtime.telemetry.client import ClientTelemetry
 from services.runtime.telemetry.setup import Telemetry
 
@@ -64,7 +65,8 @@ def channel(
 ) -> grpc.aio.Channel:
     """A channel to all addresses of `target`, any gRPC target ("dns:///winnow-embed:50051").
 
-    With `health_service` (the proto service's full name) a replica gets calls only while its health says SERVING.
+    Certificates are read again when their files change. With `health_service` (the proto service's full name) a replica
+    gets calls only while its health says SERVING.
     OSError where a TLS file cannot be read.
     """
     settings = settings or ChannelSettings()
@@ -89,5 +91,11 @@ def channel(
     chain = [*ClientTelemetry(telemetry, target, metadata).interceptors(), *interceptors]
     if not settings.tls:
         return grpc.aio.insecure_channel(target, options, interceptors=chain)
-    credentials = channel_credentials(settings.tls_ca, settings.tls_cert, settings.tls_key)
-    return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)
+    names = ("tls_ca", "tls_cert", "tls_key")
+    paths = {name: path for name in names if (path := getattr(settings, name)) is not None}
+
+    def secure(contents: tuple[bytes, ...]) -> grpc.aio.Channel:
+        credentials = channel_credentials(**dict(zip(paths, contents, strict=True)))
+        return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)
+
+    return RenewedChannel(Watched(*paths.values()), secure) if paths else secure(())

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import grpc
@@ -9,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.auth import Tokens, Watched
 from services.runtime.channel import ChannelSettings, channel
+from services.runtime.renewed import RenewedChannel
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import Scripted
 from tests.support.serving import PlainSettings, serving, told
@@ -112,6 +114,46 @@ async def test_mutual_tls(tmp_path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await call(served.address, stranger)
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+class Clock:
+    """Seconds pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_channel_shows_its_renewed_certificate(tmp_path) -> None:
+    """Both sides' files are replaced, by another CA: old connections end well, new calls are made with the new ones."""
+    files, clock = Certificates(tmp_path), Clock()
+    began, release = asyncio.Event(), asyncio.Event()
+
+    async def answer(request, context):
+        if isinstance(request, embed_pb2.EmbedRequest) and request.texts:
+            began.set()
+            await release.wait()
+
+    settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
+    mutual = ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key, attempts=1)
+    async with serving(Scripted(answer), settings) as served, channel(served.address, Telemetry(), mutual) as to:
+        assert isinstance(to, RenewedChannel)
+        to._clock = clock
+        stub = embed_pb2_grpc.EmbedServiceStub(to)
+        long = stub.Embed(embed_pb2.EmbedRequest(texts=["long"]), timeout=30)
+        await began.wait()
+        old = to.present()
+        files.issue()
+        assert to.present() is old  # it does not look at the files for every call
+        clock.now += 2
+        await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+        stream = stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest()]), timeout=10)
+        assert await stream.read() == embed_pb2.EmbedStreamResponse()
+        assert to.present() is not old
+        release.set()
+        await long
 
 
 async def test_a_renewed_certificate_serves_the_next_connection(tmp_path) -> None:
