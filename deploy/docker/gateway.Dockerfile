@@ -1,0 +1,29 @@
+# The gateway: no torch, no model code. Build from the repository's root:
+#   docker build -f deploy/docker/gateway.Dockerfile -t winnow-gateway:0.1.0 .
+ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+
+FROM ${PYTHON} AS build
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /app
+COPY pyproject.toml constraints.txt ./
+# Dependencies first: they change less often than our code, and their layer is kept.
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['gateway']))" > requirements.txt \
+    && pip install -c constraints.txt -r requirements.txt
+COPY protos protos
+# The stubs are generated here, by a compiler that does not ship.
+RUN python -m venv /opt/gen \
+    && /opt/gen/bin/pip install -c constraints.txt grpcio-tools mypy-protobuf \
+    && find protos -name '*.proto' -exec /opt/gen/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. {} +
+
+FROM ${PYTHON}
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+WORKDIR /app
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app/winnow winnow
+COPY services/runtime services/runtime
+COPY gateway gateway
+# A number, not a name: Kubernetes can only tell from a number that it is not root.
+USER 10001:10001
+EXPOSE 50050 9090
+CMD ["python", "-m", "gateway"]
