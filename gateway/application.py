@@ -107,7 +107,9 @@ class Gateway:
 
     def _build_index(self, client: RedisClient) -> Index:
         settings = self._settings
-        store = Store(client, StoreSettings(settings.index_effort, settings.index_filter_effort))
+        store = Store(
+            client, StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
+        )
         return Index(Catalogue(client), store)
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:

@@ -4,7 +4,8 @@ Whoever calls decides what a failure means: the cache shrugs it off, the index d
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -12,14 +13,19 @@ import redis.asyncio as aioredis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisError
 
 # What a call can fail with for want of a server that answers. ResponseError, a refusal by a live server, is a
 # RedisError too: catch it first where the difference matters.
 Unreachable = (RedisError, OSError, asyncio.TimeoutError)
 
 T = TypeVar("T")
+
 Command = tuple[str | bytes | int | float, ...]
+
+
+class NotReplicatedError(RedisError):
+    """A write has reached its master, but not as many replicas as were asked for."""
 
 
 class RedisClient:
@@ -97,7 +103,8 @@ class RedisClient:
     async def _command(self, args: Command) -> Any:
         await self.connect()
         client: Any = self._single or self._cluster
-        return await client.execute_command(*args)
+        with _closed_meanwhile():
+            return await client.execute_command(*args)
 
     async def _whole(self, call: Coroutine[Any, Any, T]) -> T:
         """Runs a call to its end, whatever becomes of its caller: cut off in the middle it would cost a connection."""
@@ -111,35 +118,55 @@ class RedisClient:
         if not task.cancelled():
             task.exception()  # retrieved: its caller may be gone
 
-    async def commands(self, commands: Sequence[Command]) -> list[Any]:
+    async def commands(self, commands: Sequence[Command], replicas: int = 0) -> list[Any]:
         """Several commands, each on one key or one hash tag, in one round trip to each server; not atomic.
 
         Gives a reply for each; where one failed, its exception stands in its place, so that a server that is down takes
-        nothing from the others. Raises one of `Unreachable` where there is no connection to anything.
+        nothing from the others. With `replicas`, a write that not so many replicas have acknowledged in time is
+        NotReplicatedError. Raises one of `Unreachable` where there is no connection to anything.
         """
-        return await self._whole(self._commands(commands)) if commands else []
+        return await self._whole(self._commands(commands, replicas)) if commands else []
 
-    async def _commands(self, commands: Sequence[Command]) -> list[Any]:
+    async def _commands(self, commands: Sequence[Command], replicas: int) -> list[Any]:
         await self.connect()
-        if self._single:
-            return await _pipelined(self._single.pipeline(transaction=False), commands)
         by_master: dict[str, list[int]] = {}
         for position, command in enumerate(commands):
             by_master.setdefault(self.master_of(_key(command)), []).append(position)
         replies: list[Any] = [None] * len(commands)
 
-        async def ask(positions: list[int]) -> None:
-            assert self._cluster is not None
-            mine = [commands[position] for position in positions]
+        async def ask(master: str, positions: list[int]) -> None:
             try:
-                answers: list[Any] = await _pipelined(self._cluster.pipeline(), mine)
+                with _closed_meanwhile():
+                    answers = await self._pipeline(master, [commands[position] for position in positions], replicas)
             except Unreachable as error:
-                answers = [error] * len(mine)
+                answers = [error] * len(positions)
             for position, answer in zip(positions, answers, strict=True):
                 replies[position] = answer
 
-        await asyncio.gather(*(ask(positions) for positions in by_master.values()))
+        await asyncio.gather(*(ask(master, positions) for master, positions in by_master.items()))
         return replies
+
+    async def _pipeline(self, master: str, commands: Sequence[Command], replicas: int) -> list[Any]:
+        pipeline: Any = self._cluster.pipeline() if self._cluster else cast(Any, self._single).pipeline(False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        if not replicas:
+            return cast(list[Any], await pipeline.execute(raise_on_error=False))
+        # WAIT answers for the writes before it on its own connection, so nothing may be redirected to another one.
+        timeout_ms = int(self._timeout_s * 500)  # it must answer before the connection gives up
+        if self._cluster:
+            pipeline.execute_command(
+                "WAIT", replicas, timeout_ms, target_nodes=self._cluster.get_node(node_name=master)
+            )
+            *replies, reached = await pipeline.execute(raise_on_error=False, allow_redirections=False)
+            for moved in {reply.args[0]: reply for reply in replies if isinstance(reply, MovedError)}.values():
+                await self._cluster.nodes_manager.move_slot(moved)
+        else:
+            pipeline.execute_command("WAIT", replicas, timeout_ms)
+            *replies, reached = await pipeline.execute(raise_on_error=False)
+        if isinstance(reached, int) and reached >= replicas:
+            return list(replies)
+        return [reply if isinstance(reply, Exception) else NotReplicatedError() for reply in replies]
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys, None where absent. One MGET on a single server; a cluster wants one GET for each slot."""
@@ -173,10 +200,16 @@ class RedisClient:
         self._single = self._cluster = None
 
 
-async def _pipelined(pipeline: Any, commands: Sequence[Command]) -> list[Any]:
-    for command in commands:
-        pipeline.execute_command(*command)
-    return cast(list[Any], await pipeline.execute(raise_on_error=False))
+@contextmanager
+def _closed_meanwhile() -> Iterator[None]:
+    """redis-py closes the connections of a node that failed also under those who are using them.
+
+    Depending on the moment they find no writer (AttributeError) or a closed transport (RuntimeError).
+    """
+    try:
+        yield
+    except (AttributeError, RuntimeError) as error:
+        raise aioredis.ConnectionError("the connection was closed meanwhile") from error
 
 
 def _key(command: Command) -> str | bytes:

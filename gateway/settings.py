@@ -73,6 +73,10 @@ class GatewaySettings(ProcessSettings):
         50_000, ge=1, description="most documents that a filtered search looks at in a shard (FILTER-EF)"
     )
 
+    index_replicas: int = Field(
+        0, ge=0, description="replicas that must have a document before it is acknowledged (WAIT); 0: none"
+    )
+
     search_timeout_seconds: float = Field(30.0, gt=0, description="deadline of a search that came without one")
     search_embed_share: float = Field(
         0.6, gt=0, le=1, description="largest part of the remaining time that the embed stage may take"

@@ -154,7 +154,9 @@ class Upserter:
         for offered in group:
             document, digest = offered.document, Digest.of(offered.document)
             old = known[document.id]
-            if old is not None and old.same(digest):
+            if old is not None and old.same(digest) and self._store.confirms:
+                writes.append(Write(document, old, None))
+            elif old is not None and old.same(digest):
                 results[document.id] = Upserted(document.id, Outcome.UNCHANGED, truncated=old.truncated)
             elif old is not None and old.text == digest.text:
                 writes.append(Write(document, replace(digest, truncated=old.truncated), None))

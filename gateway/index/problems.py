@@ -2,6 +2,7 @@
 
 from redis.exceptions import ResponseError
 
+from gateway.redis_client import NotReplicatedError
 from services.runtime.errors import Precondition, Problem, UpstreamUnavailable
 
 
@@ -33,4 +34,6 @@ def index_problem(error: Exception) -> Problem:
             return UpstreamUnavailable("index", "is out of memory: raise its maxmemory or remove documents")
         if "READONLY" in text:
             return UpstreamUnavailable("index", "takes no writes now")
+    if isinstance(error, NotReplicatedError):
+        return UpstreamUnavailable("index", "has too few replicas in step")
     return UpstreamUnavailable("index")

@@ -50,11 +50,15 @@ return 1
 """
 
 # KEYS: c, v, t, h of a shard. ARGV: id, quantisation, digest, text, metadata, vector or "" where only the metadata
-# differ. Gives 0 created, 1 updated, 2 unchanged, -1 no such shard, -2 the document is not as the caller thought.
+# differ, and "1" where an unchanged document must be written again, so that WAIT has something to wait for.
+# Gives 1 created, 2 updated, 3 unchanged, -1 no such shard, -2 the document is not as the caller thought.
 WRITE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 local old = redis.call('HGET', KEYS[4], ARGV[1])
-if old == ARGV[3] then return 2 end
+if old == ARGV[3] then
+  if ARGV[7] == '1' then redis.call('HSET', KEYS[4], ARGV[1], old) end
+  return 3
+end
 if ARGV[6] ~= '' then
   redis.call('VADD', KEYS[2], 'FP32', ARGV[6], ARGV[1], ARGV[2], 'SETATTR', ARGV[5])
 else
@@ -63,7 +67,7 @@ else
 end
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[3])
-return old and 1 or 0
+return old and 2 or 1
 """
 
 # KEYS: v, t, h of a shard. ARGV: ids. Gives how many there were.

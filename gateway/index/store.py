@@ -17,17 +17,19 @@ from gateway.redis_client import Command, RedisClient, Unreachable
 from services.runtime.errors import InvalidField, NotFound, Problem
 from services.runtime.vectors import F32
 
-_OUTCOMES = {0: Outcome.CREATED, 1: Outcome.UPDATED, 2: Outcome.UNCHANGED}
+_OUTCOMES = {1: Outcome.CREATED, 2: Outcome.UPDATED, 3: Outcome.UNCHANGED}
 _GONE, _CHANGED = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     """How hard a search tries. `effort`: least size of the candidate list (EF) of a shard's graph search;
-    `filter_effort`: most documents that a filtered search looks at in a shard (FILTER-EF)."""
+    `filter_effort`: most documents that a filtered search looks at in a shard (FILTER-EF). `replicas`: how many must
+    have a write before it is acknowledged."""
 
     effort: int
     filter_effort: int
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,11 @@ class Store:
         self._client = client
         self._settings = settings
 
+    @property
+    def confirms(self) -> bool:
+        """Whether an unchanged document must be written all the same, so that its replicas are known to have it."""
+        return self._settings.replicas > 0
+
     async def digests(self, collection: Collection, ids: Sequence[str]) -> dict[str, Digest | None]:
         """What is remembered of some documents."""
         by_tag = self._by_tag(collection, ids)
@@ -107,10 +114,11 @@ class Store:
                     document.text,
                     document.metadata,
                     b"" if write.vector is None else write.vector.astype("<f4").tobytes(),
+                    "1" if self._settings.replicas else "0",
                 )
             )
         try:
-            replies = await self._client.commands(commands)
+            replies = await self._client.commands(commands, self._settings.replicas)
         except Unreachable as error:
             return [index_problem(error)] * len(writes)
         return [self._outcome(collection, reply) for reply in replies]
@@ -133,7 +141,7 @@ class Store:
             for tag, mine in self._by_tag(collection, ids).items()
         ]
         with told():
-            replies = await self._client.commands(commands)
+            replies = await self._client.commands(commands, self._settings.replicas)
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
