@@ -18,6 +18,8 @@ from services.engine.types import BatchReport, QueueStats, Timings
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 
+_TRIES = 3
+
 
 @dataclass(eq=False, slots=True)
 class Request:
@@ -40,10 +42,16 @@ class Signals:
         self._unique = telemetry.histogram(names.UNIQUE_TOKEN_RATIO)
         self._tokens = telemetry.counter(names.TOKENS)
 
-        def read(value: Callable[[QueueStats], float]) -> Callable[[], float]:
-            def now() -> float:
-                queue = stats()
-                return 0.0 if queue is None else value(queue)
+        def read(value: Callable[[QueueStats], float]) -> Callable[[], float | None]:
+            def now() -> float | None:
+                # Asked from the exporter's thread, while the event loop may be changing what it adds up.
+                for _ in range(_TRIES):
+                    try:
+                        queue = stats()
+                    except RuntimeError:
+                        continue
+                    return 0.0 if queue is None else value(queue)
+                return None
 
             return now
 

@@ -1,4 +1,4 @@
-"""A real OTLP trace receiver in the test's own process."""
+"""A real OTLP receiver of traces and metrics in the test's own process."""
 # ruff: noqa: N802 - methods are named by the contract
 
 import asyncio
@@ -6,16 +6,19 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps every span that arrives. `service` of a span is its resource's service.name."""
+    """Keeps every span that arrives, and the last of each metric. `services`: span id → its service.name."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.metrics: dict[str, Metric] = {}
         self.services: dict[bytes, str] = {}
         self.endpoint = ""
         self._arrived = asyncio.Condition()
@@ -37,6 +40,14 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
             await self._arrived.wait_for(lambda: ready(self.spans))
             return list(self.spans)
 
+    async def Metrics(self, request, context):
+        async with self._arrived:
+            for resource in request.resource_metrics:
+                for scope in resource.scope_metrics:
+                    self.metrics.update({metric.name: metric for metric in scope.metrics})
+            self._arrived.notify_all()
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
     def environment(self) -> dict[str, str]:
         """What makes a process send its traces here, soon."""
         return {
@@ -51,6 +62,9 @@ async def receiver() -> AsyncIterator[Receiver]:
     """A receiver on a free port of loopback."""
     server, servicer = grpc.aio.server(), Receiver()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)
+    metrics = metrics_service_pb2_grpc.MetricsServiceServicer()
+    metrics.Export = servicer.Metrics
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics, server)
     servicer.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -183,6 +183,15 @@ async def test_names_are_the_same_in_prometheus(telemetry) -> None:
     assert seen['winnow_degraded_total{reason="deadline",stage="rerank"}'] == 1
 
 
+async def test_metrics_leave_by_otlp_where_asked(collected) -> None:
+    made = Telemetry.start("winnow-test", None, {"OTEL_METRICS_EXPORTER": "otlp"})
+    made.counter(names.CACHE_HITS).add(3)
+    await asyncio.to_thread(made.shutdown)
+    (point,) = collected.metrics["winnow_cache_hits"].sum.data_points
+    assert point.as_int == 3
+    assert made.metrics_address is None
+
+
 def test_a_metrics_port_that_is_taken_ends_the_process(capsys) -> None:
     first = Telemetry.start("winnow-test", "127.0.0.1:0")
     with pytest.raises(SystemExit, match=f"cannot serve metrics on {first.metrics_address}"):
