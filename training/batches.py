@@ -1,0 +1,118 @@
+"""Batches of (query, document) token lists, in which neighbours are alike, so that negatives are hard."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from training.queries import QueryWriter
+from training.rows import Row
+
+MIX = {"debian": 0.5, "docstring": 0.26, "wordnet": 0.08, "foldoc": 0.06, "manual": 0.10}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """``rows`` are indices into the corpus; ``groups`` equal numbers where a document is no fair negative."""
+
+    rows: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    queries: list[list[int]]
+    docs: list[list[int]]
+    texts: list[str]
+
+
+class Batches:
+    """Draws batches from the corpus, one kind of text at a time, and writes the queries anew each time."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        tokenizer: Tokenizer,
+        writer: QueryWriter,
+        vectors: npt.NDArray[np.float16],
+        clusters: int = 512,
+        seed: int = 0,
+    ) -> None:
+        """``vectors``: the teacher's document vectors, shape (rows, 384); they say which rows are neighbours."""
+        self._rows = rows
+        self._tokenizer = tokenizer
+        self._writer = writer
+        self._random = random.Random(seed)
+        names = sorted({(row.kind, row.group) for row in rows})
+        number = {name: i for i, name in enumerate(names)}
+        self._groups = np.array([number[row.kind, row.group] for row in rows])
+        self.docs = self._encode([row.doc[:2500] for row in rows])
+        self._heads = self._encode([f"{row.title}\n{row.query}\n" for row in rows])
+        self._titles = self._encode([f"{row.title}\n" for row in rows])
+        self._spaced = self._encode([f" {row.doc[:1500]}" for row in rows])
+        self._spaced_heads = self._encode([f" {row.title}\n{row.query}\n" for row in rows])
+        self._clusters = {kind: self._cluster(kind, vectors, clusters) for kind in MIX}
+
+    def _encode(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
+        out: list[npt.NDArray[np.int32]] = []
+        for start in range(0, len(texts), 4096):
+            encoded = self._tokenizer.encode_batch_fast(texts[start : start + 4096], add_special_tokens=False)
+            out += [np.array(e.ids, np.int32) for e in encoded]
+        return out
+
+    def _cluster(self, kind: str, vectors: npt.NDArray[np.float16], count: int) -> list[npt.NDArray[np.int64]]:
+        """Assign the kind's rows to the nearest of ``count`` rows picked by chance."""
+        own = np.array([i for i, row in enumerate(self._rows) if row.kind == kind])
+        count = min(count, max(1, len(own) // 64))
+        chance = np.random.default_rng(self._random.randrange(2**32))
+        centres = vectors[chance.choice(own, count, replace=False)].astype(np.float32)
+        nearest = np.concatenate(
+            [(vectors[own[s : s + 8192]].astype(np.float32) @ centres.T).argmax(1) for s in range(0, len(own), 8192)]
+        )
+        return [own[nearest == c] for c in range(count) if (nearest == c).any()]
+
+    def draw(self, size: int, max_query: int, max_doc: int, neighbours: int = 32, pure: bool = False) -> Batch:
+        """A batch of at most ``size`` rows of one kind, taken ``neighbours`` at a time from clusters of similar texts.
+
+        ``pure``: documents raw and from their beginning.
+        """
+        kind = self._random.choices(list(MIX), list(MIX.values()))[0]
+        clusters = self._clusters[kind]
+        weights = [len(c) for c in clusters]
+        chosen: dict[int, None] = {}
+        for _ in range(4 * size // neighbours):
+            cluster = self._random.choices(clusters, weights)[0]
+            take = min(neighbours, len(cluster), size - len(chosen))
+            chosen.update(dict.fromkeys(self._random.sample(list(cluster), take)))
+            if len(chosen) >= size:
+                break
+        rows = np.array(list(chosen))
+        texts = [self._writer.write(self._rows[i], self._random) for i in rows]
+        queries = [q[:max_query].tolist() or [0] for q in self._encode(texts)]
+        docs = [self.docs[i][:max_doc].tolist() if pure else self._document(i, max_doc) for i in rows]
+        return Batch(rows, self._groups[rows], queries, docs, texts)
+
+    def rerank_document(self, row: int, form: float) -> list[int]:
+        """All tokens after ``<Document>:``, the space first: raw for ``form`` below 0.6, else below its heading."""
+        if form > 0.6:
+            return np.concatenate([self._spaced_heads[row], self.docs[row]]).tolist()
+        return self._spaced[row].tolist()
+
+    def _document(self, row: int, limit: int) -> list[int]:
+        """The document raw in half of cases, else below its name, or below name and short line."""
+        pick = self._random.random()
+        doc = self.docs[row]
+        if len(doc) > limit and self._random.random() < 0.15:
+            start = self._random.randrange(len(doc) - limit)
+            return doc[start : start + limit].tolist()
+        if pick < 0.3:
+            doc = np.concatenate([self._heads[row], doc])
+        elif pick < 0.4:
+            doc = np.concatenate([self._titles[row], doc])
+        return doc[:limit].tolist()
+
+    def stream(self, size: int, max_query: int, max_doc: int) -> Iterator[Batch]:
+        """Batches for ever."""
+        while True:
+            yield self.draw(size, max_query, max_doc)

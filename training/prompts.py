@@ -1,0 +1,30 @@
+"""The prompts of Qwen3-Embedding and Qwen3-Reranker, letter for letter (their model cards)."""
+
+from __future__ import annotations
+
+TASK = "Given a web search query, retrieve relevant passages that answer the query"
+# What the models should follow just as well; training draws from these.
+OTHER_TASKS = (
+    "Given the user query, retrieval the relevant passages",
+    "Retrieve semantically similar text",
+    "Given a question, retrieve the documentation that answers it",
+    "Given a short description, find the software package it describes",
+    "Given a programming question, retrieve the function that solves it",
+    "Retrieve relevant documents",
+)
+
+RERANK_PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+def embed_query(query: str, task: str | None = TASK) -> str:
+    """A query as the embedder sees it; documents are embedded raw. No space follows ``Query:``."""
+    return query if task is None else f"Instruct: {task}\nQuery:{query}"
+
+
+def rerank_head(query: str, task: str = TASK) -> str:
+    """The part of the reranker's body that all documents of a request share."""
+    return f"<Instruct>: {task}\n<Query>: {query}\n<Document>:"
