@@ -19,8 +19,8 @@ from services.runtime.errors import (
     Problem,
     ReplicaFull,
     UpstreamUnavailable,
-    from_rpc_error,
 )
+from services.runtime.telling import from_rpc_error
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from services.runtime.errors import abort, caught, is_stray
 from services.runtime.interceptors.around import Around, Context
+from services.runtime.telling import abort, caught, is_stray
 
 
 class ErrorsInterceptor(Around):

@@ -18,10 +18,11 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.runtime.deadline import remaining
-from services.runtime.errors import Internal, Problem, caught, is_stray
+from services.runtime.errors import Internal, Problem
 from services.runtime.interceptors.around import Around, Context
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
+from services.runtime.telling import caught, is_stray
 
 _PROPAGATED = ("traceparent", "tracestate")
 

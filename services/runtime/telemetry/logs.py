@@ -1,6 +1,6 @@
 """The log on stderr: plain lines or one JSON object a line, with the trace and span ids of the current call.
 
-Texts of callers are never logged; see `errors.caught` for what becomes of an exception.
+Texts of callers are never logged; see `telling.caught` for what becomes of an exception.
 """
 
 from __future__ import annotations
