@@ -1,6 +1,6 @@
 """Every failure that is told to a caller, and the one table that turns it into a `google.rpc.Status`.
 
-A `Problem` is raised anywhere below a handler, and `services.runtime.telling` tells it. Messages say what the caller can
+A `Problem` is raised anywhere below a handler; `services.runtime.telling` tells it. Messages say what the caller can
 do. An exception that is no `Problem` is our own fault: the caller gets an incident id, the log gets the rest.
 """
 
