@@ -1,6 +1,7 @@
 """Batches on a CUDA device: nothing on the path from tokens to results waits for it."""
 
 import copy
+import functools
 import logging
 from collections.abc import Callable
 
@@ -89,9 +90,12 @@ class Cuda:
             on_model_thread(lambda: setattr(self, "_model", compiled))
         except Exception:
             _log.warning("compiling failed; pointwise kernels stay as they are", exc_info=True)
-        pool = torch.cuda.graph_pool_handle()
-        for bucket in reversed(graphs.BUCKETS):  # largest first: the others fit into its memory
-            on_model_thread(lambda bucket=bucket: self._capture(bucket, pool))  # type: ignore[misc]
+        try:
+            pool = torch.cuda.graph_pool_handle()
+            for bucket in reversed(graphs.BUCKETS):  # largest first: the others fit into its memory
+                on_model_thread(functools.partial(self._capture, bucket, pool))
+        except Exception:
+            _log.warning("capturing graphs failed; small batches go without", exc_info=True)
 
     @torch.inference_mode()
     def _capture(self, bucket: graphs.Bucket, pool: object) -> None:

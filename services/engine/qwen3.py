@@ -28,9 +28,11 @@ class Batch:
 class Qwen3:
     """The forward pass. `x` is the residual stream `[rows, hidden]`, `h` what a sublayer reads: x, normalised."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, pointwise: Pointwise, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, pointwise: Pointwise, dtype: torch.dtype, mlp_rows: int
+    ) -> None:
         self.config, self.pointwise, self.dtype = config, pointwise, dtype
-        self._weights = weights
+        self._weights, self._mlp_rows = weights, mlp_rows
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> torch.Tensor:
@@ -41,11 +43,11 @@ class Qwen3:
         h = ops.norm(x, weights.first_norm)
         for layer in weights.layers[:-1]:
             x, h = ops.add_norm(x, self._attention(layer, h, rotation, batch.attend), layer.mlp_norm)
-            x, h = ops.add_norm(x, layer.down(ops.gate(layer.gate_up(h))), layer.next_norm)
+            x, h = ops.add_norm(x, self._feed_forward(layer, h), layer.next_norm)
         layer = weights.layers[-1]
         attended = self._last_attention(layer, h, rotation, batch)
         x, h = ops.add_norm(x[batch.last_rows], attended, layer.mlp_norm)
-        x, h = ops.add_norm(x, layer.down(ops.gate(layer.gate_up(h))), layer.next_norm)
+        x, h = ops.add_norm(x, self._feed_forward(layer, h), layer.next_norm)
         return h.float()
 
     def _attention(self, layer: Layer, h: torch.Tensor, rotation: torch.Tensor, attend: Attention) -> torch.Tensor:
@@ -63,6 +65,11 @@ class Qwen3:
         k = self.pointwise.rotate(k, layer.qk_norm[heads:], rotation)
         q = self.pointwise.rotate(self._split(to_q(h[rows])), layer.qk_norm[:heads], rotation[rows])
         return layer.o(batch.attend_last(q, k, v).flatten(1))
+
+    def _feed_forward(self, layer: Layer, h: torch.Tensor) -> torch.Tensor:
+        """In slices of rows: its inner width is what takes most memory in a long text."""
+        slices = [layer.down(self.pointwise.gate(layer.gate_up(part))) for part in torch.split(h, self._mlp_rows)]
+        return slices[0] if len(slices) == 1 else torch.cat(slices)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, heads · D] → [rows, heads, D], a view."""

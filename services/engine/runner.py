@@ -1,7 +1,6 @@
 """The one place where the event loop meets the model: a batch goes to the model's own thread and comes back."""
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -64,8 +63,11 @@ class Runner:
         """Lets the device prepare faster ways in the background."""
 
         def on_model_thread(job: Callable[[], None]) -> None:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile
-                self._launcher.submit(job).result()
+            try:
+                done = self._launcher.submit(job)
+            except RuntimeError:  # closed meanwhile
+                return
+            done.result()
 
         threading.Thread(target=self._device.improve, args=[on_model_thread], name="improve", daemon=True).start()
 

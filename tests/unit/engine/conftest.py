@@ -84,12 +84,13 @@ def device(
     pointwise: Pointwise | None = None,
     dtype: torch.dtype = torch.float32,
     head: Head = unit_vectors,
+    mlp_rows: int = 1024,
 ) -> Cpu:
     """The model of a checkpoint, put together by hand."""
     checkpoint = Checkpoint.open(str(folder))
     config = checkpoint.config
     weights = read(checkpoint, torch.device("cpu"), dtype, linear, LIMIT)
-    return Cpu(Qwen3(config, weights, pointwise or InPlace(config.rms_norm_eps), dtype), head)
+    return Cpu(Qwen3(config, weights, pointwise or InPlace(config.rms_norm_eps), dtype, mlp_rows), head)
 
 
 def ids(rng: np.random.Generator, length: int, vocabulary: int = 400) -> np.ndarray:

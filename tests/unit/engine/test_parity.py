@@ -168,6 +168,12 @@ def test_the_fused_pointwise_parts_are_the_same_function(checkpoints: Callable[.
     assert np.abs(rows[0] - rows[1]).max() <= 1e-6
 
 
+def test_long_texts_go_through_the_feed_forward_part_in_slices(checkpoints: Callable[..., Path]) -> None:
+    sequences = [ids(np.random.default_rng(6), n) for n in (64, 70, 3)]
+    whole, sliced = device(checkpoints()), device(checkpoints(), mlp_rows=32)
+    assert np.abs(by_blocks(whole, sequences) - by_blocks(sliced, sequences)).max() <= 1e-6
+
+
 def test_bf16_answers_do_not_depend_on_the_batch(checkpoints: Callable[..., Path]) -> None:
     rng = np.random.default_rng(4)
     head = ids(rng, 20)
