@@ -11,7 +11,9 @@ import asyncio
 import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
@@ -28,6 +30,30 @@ class Phase(enum.Enum):
     BROKEN = "broken"
 
 
+class Health(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no stubs
+    """The health service, with watches that can be ended: by themselves they would hold up every server's stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._closed = asyncio.Event()
+
+    def close(self) -> None:
+        """Ends all watches with UNAVAILABLE."""
+        self._closed.set()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802
+        """The state, and each change of it."""
+        watching = asyncio.create_task(super().Watch(request, context))
+        closing = asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait((watching, closing), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            closing.cancel()
+            await asyncio.gather(watching, closing, return_exceptions=True)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
+
+
 class Lifecycle:
     """State of one process; lives on one event loop.
 
@@ -42,7 +68,7 @@ class Lifecycle:
         self.calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.health = health_aio.HealthServicer()
+        self.health = Health()
 
     async def announce(self) -> None:
         """Writes the state into the health service."""

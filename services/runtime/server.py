@@ -145,16 +145,14 @@ async def _start(application: Application, lifecycle: Lifecycle) -> None:
 
 async def _drain(seconds: float, application: Application, lifecycle: Lifecycle, server: grpc.aio.Server) -> None:
     announcements.info("stopping: %s", lifecycle.phase.value)
-    if lifecycle.phase is Phase.BROKEN:
-        await server.stop(_LAST_WORDS_SECONDS)
-        return
-    try:
-        async with asyncio.timeout(seconds):
-            await lifecycle.idle()
-            await application.drain()
-    except TimeoutError:
-        log.warning("not everything that was accepted could be finished within %g s", seconds)
-    # Sends GOAWAY. Watchers of the health service never end by themselves, so this takes all of its time.
+    if lifecycle.phase is not Phase.BROKEN:
+        try:
+            async with asyncio.timeout(seconds):
+                await lifecycle.idle()
+                await application.drain()
+        except TimeoutError:
+            log.warning("not everything that was accepted could be finished within %g s", seconds)
+    lifecycle.health.close()
     await server.stop(_LAST_WORDS_SECONDS)
 
 

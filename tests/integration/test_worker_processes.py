@@ -98,7 +98,11 @@ async def test_health_follows_the_life_of_the_process(start) -> None:
         assert (await watch.read()).status == SERVING
         os.kill(process.pid, signal.SIGTERM)
         assert (await watch.read()).status == NOT_SERVING
-        assert await ended(process) == 0
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await watch.read()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await ended(process) == 0
+    assert "Exception" not in process.tail()
 
 
 async def test_what_was_accepted_is_answered_before_the_end(start) -> None:
