@@ -44,11 +44,11 @@ CASES: dict[str, Case] = {
         lambda writer, n, count: [
             writer.of_tokens(int(k), count) for k in writer.lognormal(n, 120, sigma=0.5, low=16, high=512)
         ],
-        {"cpu": 32, "cuda": 2048},
+        {"cpu": 24, "cuda": 2048},
     ),
     "long": Case(
         lambda writer, n, count: [writer.of_tokens(int(k), count) for k in writer.uniform(n, 1984, 2047)],
-        {"cpu": 4, "cuda": 128},
+        {"cpu": 2, "cuda": 128},
     ),
     "mixed": Case(
         lambda writer, n, count: [

@@ -12,12 +12,12 @@ from statistics import median
 import grpc
 import numpy as np
 
-from bench import report
+from bench import report, services
 from bench.echo import METHOD
 from bench.report import WINNOW, Report, Row, table_of
 from bench.texts import Writer
 from deploy.local.process import Process, StartError, python_module
-from deploy.local.stack import ROOT, Stack
+from deploy.local.stack import ROOT
 from winnow.embed.v1 import embed_pb2
 
 _EMBED = "/winnow.embed.v1.EmbedService/Embed"
@@ -33,20 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each timed round (default 3)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5; publish no fewer)")
-    parser.add_argument("--redis-only", action="store_true", help="without the gateway's own memory: Redis answers")
-    parser.add_argument("--embed-model", help="EMBED_MODEL of the stack (default: the bundled nano-embed)")
+    parser.add_argument("--redis-only", action="store_true", help="a private stack whose gateway keeps no vectors")
+    services.add_arguments(parser)
     report.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the stack and the echo server, measure both in turn, print the table."""
     output = Report(arguments, "gateway")
-    environment = {"EMBED_MODEL": arguments.embed_model} if arguments.embed_model else {}
-    if arguments.redis_only:
-        environment["GATEWAY_CACHE_LOCAL_BYTES"] = "0"
+    settings = {"GATEWAY_CACHE_LOCAL_BYTES": "0"} if arguments.redis_only else {}
     try:
-        with output.console.status("starting the stack"), Stack(environment=environment) as stack:
-            rows = asyncio.run(_measure(arguments, stack, output))
+        with services.gateway(arguments, output, settings) as address:
+            rows = asyncio.run(_measure(arguments, address, output))
     except StartError as error:
         print(f"bench gateway: {error}", file=sys.stderr)
         return 1
@@ -58,13 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _measure(arguments: argparse.Namespace, stack: Stack, output: Report) -> list[Row]:
+async def _measure(arguments: argparse.Namespace, address: str, output: Report) -> list[Row]:
     writer = Writer(seed=4)
     texts = [
         writer.of_words(int(length)) for length in writer.lognormal(arguments.texts, 54, sigma=0.42, low=10, high=200)
     ]
     request = embed_pb2.EmbedRequest(texts=texts).SerializeToString()
-    async with grpc.aio.insecure_channel(stack.addresses["gateway"], options=_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
         embed = _method(channel, _EMBED)
         answer = await _cached_answer(embed, request)
         with tempfile.TemporaryDirectory() as directory:

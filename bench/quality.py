@@ -20,11 +20,10 @@ import numpy.typing as npt
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import metrics, report
+from bench import metrics, report, services
 from bench.report import Report
 from clients.ingest import upsert_documents
 from deploy.local.process import StartError
-from deploy.local.stack import Stack
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 from winnow.retrieval.v1 import retrieval_pb2_grpc
@@ -70,9 +69,7 @@ class QuestionSet:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench quality`."""
     parser.add_argument("file", type=Path, help='JSON lines {"query": …, "doc": …}')
-    parser.add_argument("--address", help="a running gateway (default: a private stack for this run)")
-    parser.add_argument("--embed-model", help="EMBED_MODEL of the private stack (default: the bundled nano-embed)")
-    parser.add_argument("--rerank-model", help="RERANK_MODEL of the private stack (default: the bundled nano-rerank)")
+    services.add_arguments(parser)
     parser.add_argument("--widths", help="of the first stage (default: 64, 128, half and all of the model's)")
     parser.add_argument("--quantization", choices=_QUANTIZATION, default="int8", help="of the index (default int8)")
     parser.add_argument("--queries", type=int, help="only that many, evenly spread; all documents stay (default: all)")
@@ -86,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Report(arguments, f"quality-{arguments.file.stem}")
     try:
         test_set = QuestionSet.read(arguments.file, arguments.queries)
-        with _gateway(arguments, output) as address:
+        with services.gateway(arguments, output) as address:
             _measure(arguments, test_set, address, output)
     except (OSError, ValueError, StartError) as error:
         print(f"bench quality: {error}", file=sys.stderr)
@@ -99,22 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _told(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
-
-
-@contextmanager
-def _gateway(arguments: argparse.Namespace, output: Report) -> Iterator[str]:
-    if arguments.address:
-        yield arguments.address
-        return
-    models = {"EMBED_MODEL": arguments.embed_model, "RERANK_MODEL": arguments.rerank_model}
-    status = output.console.status("starting the stack")
-    status.start()
-    try:
-        with Stack(environment={name: value for name, value in models.items() if value}) as stack:
-            status.stop()
-            yield stack.addresses["gateway"]
-    finally:
-        status.stop()
 
 
 def _measure(arguments: argparse.Namespace, test_set: QuestionSet, address: str, output: Report) -> None:
