@@ -29,10 +29,12 @@ from services.engine.weights import read
 
 MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
 
-# Tokens per batch. CPU: products of weights gain nothing past some 200 rows, and a short step keeps others waiting
-# less. CUDA: enough to hide launches and fill the card.
 _MAX_TOKENS = 8192  # of one text, where the settings name no limit
-_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
+# Tokens per batch. CPU: products of weights gain nothing past some 200 rows, but the documents of a rerank request
+# share its prefix only within a batch. CUDA: enough to hide launches and fill the card.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# A bulk batch is what an interactive request may find in its way: as many tokens as take this long, but not fewer.
+_BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,14 +85,15 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         weights_digest = digest.result()
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
     on_device: Device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
+    runner = Runner(on_device)
+    rate = _warm_up(runner, tokenizer, batch_tokens)
     limits = Limits(
         batch=batch_tokens,
-        queue=settings.queue_tokens or 64 * batch_tokens,
+        bulk=min(batch_tokens, max(_BULK_TOKENS, int(rate * _BULK_S))),
+        queue=settings.queue_tokens or max(32 * batch_tokens, 16 * max_tokens),
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
         depth=2 if on_device.overlaps else 1,
     )
-    runner = Runner(on_device)
-    throughput = Throughput(_warm_up(runner, tokenizer, batch_tokens), batch_tokens)
     _check_itself(runner, tokenizer, _TOLERANCE[dtype])
     dtype_name = str(dtype).removeprefix("torch.")
     identity = (
@@ -113,7 +116,7 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         template_version=TEMPLATE_VERSION,
         weights_digest=weights_digest,
     )
-    return Loaded(info, tokenizer, runner, limits, throughput)
+    return Loaded(info, tokenizer, runner, limits, Throughput(rate, batch_tokens))
 
 
 def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:

@@ -27,6 +27,7 @@ class Limits:
     """Sizes in tokens."""
 
     batch: int  # of one batch; only an item larger than this exceeds it, alone
+    bulk: int  # of a batch opened by a bulk request: how long an interactive one may have to wait
     queue: int  # admitted and not yet dispatched
     mixed: int  # a batch opened by an interactive request is filled up to here with bulk work: nearly free tokens
     depth: int = 1  # batches handed to the model at a time; 2 where it prepares one while it computes another
@@ -223,8 +224,9 @@ class Scheduler(Generic[P, R]):
             order.reverse()
         batch: Batch[P, R] | None = None
         for lane in order:
-            filling = batch is not None and lane is Lane.BULK
-            limit = min(self._limits.batch, self._limits.mixed if filling else self._limits.batch)
+            limit = self._limits.batch
+            if lane is Lane.BULK:
+                limit = self._limits.mixed if batch else self._limits.bulk
             jobs = self._lanes[lane]
             while jobs:
                 job = jobs[0]

@@ -46,7 +46,7 @@ class EngineSettings:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     max_tokens: int = 0  # per text, prompt and special tokens included; 0: 8192, or the model's where that is less
     batch_tokens: int = 0  # per step of the model; 0 picks a size that suits the device
-    queue_tokens: int = 0  # admitted but not yet running; 0 is 64 steps
+    queue_tokens: int = 0  # admitted but not yet running; 0: 32 batches, at least 16 texts of max_tokens
     threads: int | None = None  # of the CPU kernels; None: one per core
     tokenizer_threads: int = 2
 

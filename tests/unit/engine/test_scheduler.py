@@ -23,7 +23,7 @@ from services.engine.throughput import Throughput
 from services.engine.types import Lane
 
 RATE = 100.0  # tokens per second, at first
-LIMITS = Limits(batch=50, queue=300, mixed=20)
+LIMITS = Limits(batch=50, bulk=40, queue=300, mixed=20)
 
 
 class World:
@@ -184,6 +184,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert cost <= LIMITS.batch or count == 1
         if batch.lane is Lane.INTERACTIVE and bulk:
             assert cost <= LIMITS.mixed
+        if bulk == cost:
+            assert cost <= LIMITS.bulk or count == 1
 
     @invariant()
     def the_books_balance(self) -> None:
@@ -247,9 +249,9 @@ async def test_interactive_goes_first_and_is_filled_up_with_little_bulk(world: W
 
 
 async def test_bulk_is_served_in_the_end_however_much_is_interactive(world: World) -> None:
-    bulk = world.submit(50, lane=Lane.BULK)
+    bulk = world.submit(40, lane=Lane.BULK)
     await settle()
-    second = world.submit(50, lane=Lane.BULK)
+    second = world.submit(40, lane=Lane.BULK)
     await settle()
     for _ in range(10):
         world.submit(50)
@@ -278,7 +280,7 @@ async def test_an_item_over_the_budget_runs_alone(world: World) -> None:
 
 
 async def test_two_batches_are_under_way_where_the_device_overlaps_them() -> None:
-    world = World(Limits(batch=50, queue=300, mixed=20, depth=2))
+    world = World(Limits(batch=50, bulk=50, queue=300, mixed=20, depth=2))
     for _ in range(3):
         world.submit(50)
     await settle()
@@ -415,7 +417,7 @@ async def test_a_hundred_thousand_items_take_linear_time() -> None:
     async def instant(batch: Batch[int, int]) -> list[int | EngineError]:
         return list(batch.payloads)
 
-    limits = Limits(batch=1000, queue=10**6, mixed=100)
+    limits = Limits(batch=1000, bulk=1000, queue=10**6, mixed=100)
     scheduler: Scheduler[int, int] = Scheduler(instant, limits, Throughput(RATE, 1000))
     outcome = await scheduler.submit(range(100_000), [5] * 100_000, lane=Lane.BULK)
     assert outcome.results == list(range(100_000))
