@@ -26,7 +26,9 @@ SETTINGS: dict[str, type[ProcessSettings]] = {
 }
 # Variables that other software reads.
 _OTHERS = {"HF_HUB_OFFLINE", "HF_HOME", "POD_IP"}
+_LAST_WORDS_S = 0.5  # services/runtime/server.py gives the last statuses as long, after the drain
 _TELEMETRY_S = 5  # services/runtime/telemetry/setup.py gives the exporters as long to send what is left
+_ENDPOINTS_S = 2  # a kube-proxy takes a pod out of a Service in less
 _RESOLVE_S = 5  # services/runtime/channel.py asks DNS at most so often
 
 Policy = Callable[[Manifests], Iterator[str]]
@@ -196,28 +198,30 @@ def listens_where_told(m: Manifests) -> Iterator[str]:
 
 
 def grace(m: Manifests) -> Iterator[str]:
-    """A pod has time for preStop, the drain and the last spans before it is killed."""
+    """A pod has time for preStop, the drain, its connections' end and the last spans before it is killed."""
     for pods, container, kind, environment in _ours(m):
         prefix = str(kind.model_config["env_prefix"])
         drain = float(environment.get(f"{prefix}DRAIN_SECONDS") or kind.model_fields["drain_seconds"].default)
         pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        needed = pre_stop + drain + _TELEMETRY_S
+        needed = pre_stop + drain + _LAST_WORDS_S + _TELEMETRY_S
         if pods.spec["terminationGracePeriodSeconds"] < needed:
             yield f"{pods.name}: grace {pods.spec['terminationGracePeriodSeconds']} s < {needed:g} s that it needs"
 
 
 def successors_are_known(m: Manifests) -> Iterator[str]:
-    """A worker outlives the time in which gateways learn of the pod that takes its place."""
+    """A pod outlives the time in which its callers learn of others: until then it serves as before.
+
+    A worker's gateways look for replicas anew when a connection has reached its age. A gateway's callers, once it is
+    out of the Service, move to another one when theirs has.
+    """
     for pods, container, kind, environment in _ours(m):
-        if kind is GatewaySettings:
-            continue
         prefix = str(kind.model_config["env_prefix"])
         name = f"{prefix}CONNECTION_AGE_SECONDS"
-        age = float(environment.get(name) or kind.model_fields["connection_age_seconds"].default)
-        learnt = 1.1 * age + _RESOLVE_S  # grpc spreads the age by a tenth
+        age = 1.1 * float(environment.get(name) or kind.model_fields["connection_age_seconds"].default)
+        learnt = age + (_ENDPOINTS_S if kind is GatewaySettings else _RESOLVE_S)  # grpc spreads the age by a tenth
         if container["lifecycle"]["preStop"]["sleep"]["seconds"] < learnt:
-            yield f"{pods.name}: preStop ends before gateways have looked for replicas again ({learnt:g} s)"
-        if learnt > 10:
+            yield f"{pods.name}: preStop ends before all callers know of another pod ({learnt:g} s)"
+        if kind is not GatewaySettings and learnt > 10:
             yield f"{pods.name}: a new replica may wait {learnt:g} s for its first call"
 
 
