@@ -23,6 +23,7 @@ FORBIDDEN = {
         "gateway",
     },
     "services/runtime": {"torch", "redis", "services.engine", "services.embed", "services.rerank", "gateway"},
+    "services/worker": {"redis", "services.embed", "services.rerank", "gateway"},
     "services/embed": {"redis", "services.rerank", "gateway"},
     "services/rerank": {"redis", "services.embed", "gateway"},
     "gateway": {
