@@ -35,7 +35,9 @@ class WorkerSettings(ProcessSettings):
         0, ge=0, description="most tokens of one text, prompt included; 0: 8192, or the model's where that is less"
     )
     batch_tokens: int = Field(0, ge=0, description="tokens of one batch; 0: what suits the device")
-    queue_tokens: int = Field(0, ge=0, description="tokens that may wait before calls are refused; 0: 32 batches, at least 16 of the longest texts")
+    queue_tokens: int = Field(
+        0, ge=0, description="tokens that may wait before calls are refused; 0: 32 batches, at least 16 longest texts"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one for each core")
     tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")
     max_items: int = Field(2048, ge=1, description="most texts or documents in one request")
