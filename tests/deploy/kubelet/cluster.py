@@ -83,13 +83,18 @@ class Cluster:
         self._names.close()
         self._threads.shutdown()
 
-    async def apply(self) -> None:
-        """Creates everything at once, as `kubectl apply` does, and returns when all is ready and all Jobs are done."""
+    async def apply(self, without: frozenset[str] = frozenset()) -> None:
+        """Creates everything at once, as `kubectl apply` does, and returns when all is ready and all Jobs are done.
+
+        Workloads named in `without` are left out.
+        """
         for number, service in enumerate(self.manifests.all("Service"), 1):
             if service["spec"].get("clusterIP") != "None":
                 await self._serve(service, f"{self._block}.2.{number}")
         for pods in self.manifests.pods():
             replicas = self._spec(pods).get("replicas", 1)
+            if pods.name in without:
+                continue
             if pods.kind == "Job":
                 self._jobs.append(asyncio.create_task(self.pod(pods).done()))
             elif pods.kind == "StatefulSet":

@@ -14,6 +14,7 @@ from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 _TIMEOUT_S = 20.0
+_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,20 @@ class Call:
 
 
 class Load:
-    """`callers` callers by turns embed, rerank and search; every text is new, so no cache answers for a worker.
+    """Each of `callers` makes calls of the `kinds` by turns; every text is new, so no cache answers for a worker.
 
     An async context manager. Nothing is tried again: what fails is counted.
     """
 
     def __init__(
-        self, target: str, callers: int = 6, pause_s: float = 0.1, credentials: grpc.ChannelCredentials | None = None
+        self,
+        target: str,
+        callers: int = 6,
+        kinds: tuple[str, ...] = ("Embed", "Rerank", "Embed", "Search"),
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.calls: list[Call] = []
-        self._target, self._callers, self._pause_s, self._credentials = target, callers, pause_s, credentials
+        self._target, self._callers, self._kinds, self._credentials = target, callers, kinds, credentials
         self._numbers = itertools.count()
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,7 +69,10 @@ class Load:
 
     async def _caller(self, number: int) -> None:
         # A connection for each: kube-proxy chooses a gateway once for each of them.
-        options = [("grpc.use_local_subchannel_pool", 1)]
+        options: list[tuple[str, str | int]] = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.ssl_target_name_override", "winnow-gateway"),
+        ]
         channel = (
             grpc.aio.secure_channel(self._target, self._credentials, options)
             if self._credentials
@@ -74,18 +82,18 @@ class Load:
             embed = embed_pb2_grpc.EmbedServiceStub(channel)
             rerank = rerank_pb2_grpc.RerankServiceStub(channel)
             retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
-            for turn in itertools.cycle(range(4)):
+            for kind in itertools.cycle(self._kinds):
                 if self._stop.is_set():
                     break
                 text = f"text {next(self._numbers)} of caller {number}"
-                if turn in (0, 1):
+                if kind == "Embed":
                     await self._call("Embed", embed.Embed(embed_pb2.EmbedRequest(texts=[text]), timeout=_TIMEOUT_S))
-                elif turn == 2:
+                elif kind == "Rerank":
                     ask = rerank_pb2.RerankRequest(query=text, documents=[f"{text} a", f"{text} b"])
                     await self._call("Rerank", rerank.Rerank(ask, timeout=_TIMEOUT_S))
                 else:
                     await self._call("Search", retrieval.Search(search(text), timeout=_TIMEOUT_S))
-                await asyncio.sleep(self._pause_s)
+                await asyncio.sleep(_PAUSE_S)
 
     async def _call(self, name: str, call: object) -> None:
         loop = asyncio.get_running_loop()
