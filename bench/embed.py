@@ -16,6 +16,7 @@ from bench.compare import Measurement, Numbers
 from bench.report import Report, Row, table_of
 from bench.subjects import Embedder
 from bench.texts import Writer
+from services.engine.errors import EngineError
 from services.engine.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
 
 SUBJECTS = ("winnow", "recipe", "sentence-transformers", "infinity")
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "embed")
         rows = _measure(arguments, folder, device, output)
-    except (checkpoints.ModelMissingError, compare.DisagreementError) as error:
+    except (checkpoints.ModelMissingError, compare.DisagreementError, EngineError) as error:
         print(f"bench embed: {error}", file=sys.stderr)
         return 1
     output.finish(table_of(rows, f"embed, {folder.name}, {device}"))

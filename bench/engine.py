@@ -15,6 +15,7 @@ from bench.report import WINNOW, Report, Row, table_of
 from bench.subjects.winnow import settings
 from bench.texts import Writer
 from services.engine.engine import EmbedEngine
+from services.engine.errors import EngineError
 from services.engine.types import InputType
 
 _TOKENS = 12  # of the caller's text; the query prompt comes on top
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     output = Report(arguments, "engine", device)
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "embed")
-    except checkpoints.ModelMissingError as error:
+        engine = EmbedEngine.load(settings(folder, device))
+    except (checkpoints.ModelMissingError, EngineError) as error:
         print(f"bench engine: {error}", file=sys.stderr)
         return 1
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         writer.of_tokens(_TOKENS, lambda piece: len(tokenizer.encode(piece, add_special_tokens=False).ids))
         for _ in range(arguments.calls)
     ]
-    rounds = asyncio.run(_rounds(EmbedEngine.load(settings(folder, device)), queries, arguments.repeats))
+    rounds = asyncio.run(_rounds(engine, queries, arguments.repeats))
     rows = [_row(f"query-{_TOKENS}-p{percent}", rounds, percent) for percent in (50, 99)]
     for row in rows:
         output.add(row.as_dict())

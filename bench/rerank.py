@@ -15,6 +15,7 @@ from bench.compare import Measurement, Numbers
 from bench.report import Report, Row, table_of
 from bench.subjects import Reranker
 from bench.texts import Writer
+from services.engine.errors import EngineError
 from services.engine.prompts import DEFAULT_INSTRUCTION, RERANK_BODY, RERANK_PREFIX, RERANK_SUFFIX
 
 SUBJECTS = ("winnow", "recipe", "sentence-transformers")
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "rerank")
         rows = _measure(arguments, folder, device, output)
-    except (checkpoints.ModelMissingError, compare.DisagreementError) as error:
+    except (checkpoints.ModelMissingError, compare.DisagreementError, EngineError) as error:
         print(f"bench rerank: {error}", file=sys.stderr)
         return 1
     output.finish(table_of(rows, f"rerank, {folder.name}, {device}"))
