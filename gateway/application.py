@@ -13,6 +13,7 @@ from gateway.cache import Cache
 from gateway.embed_servicer import EmbedServicer, StreamSettings
 from gateway.embedder import Embedder, SplitSettings
 from gateway.entries import ScoreCodec, ScoreEntry, VectorCodec, VectorEntry
+from gateway.frames import Frames
 from gateway.index.catalogue import Catalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
@@ -31,13 +32,14 @@ from gateway.workers import EmbedPool, RerankPool
 from services.runtime.channel import channel
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.telemetry.setup import Telemetry
-from winnow.embed.v1 import embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2_grpc
 
 log = logging.getLogger("winnow.gateway")
 
 _WRITE_TIMEOUT_S = 1.0
+# A write into a large graph takes milliseconds, and many of them wait in one pipeline.
+_INDEX_WRITE_TIMEOUT_S = 10.0
 # Of a score there is little to keep: its share of what vectors may take.
 _SCORES_SHARE = 8
 
@@ -49,20 +51,22 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._settings = settings
-        signals = Signals(telemetry)
+        self._signals = signals = Signals(telemetry)
         self._embed_channel = channel(
             settings.embed_target, telemetry, settings.channel(), health_service=embed_servicer.SERVICE
         )
         self._rerank_channel = channel(
             settings.rerank_target, telemetry, settings.channel(), health_service=rerank_servicer.SERVICE
         )
-        self._embed_pool = EmbedPool(self._embed_channel, settings.workers_timeout_seconds, signals)
-        self._rerank_pool = RerankPool(self._rerank_channel, settings.workers_timeout_seconds, signals)
+        self._embed_pool = EmbedPool(self._embed_channel, settings.workers_timeout_seconds)
+        self._rerank_pool = RerankPool(self._rerank_channel, settings.workers_timeout_seconds)
 
         cache_url = settings.cache_url or settings.redis_url
         self._cache_client = RedisClient(cache_url, _WRITE_TIMEOUT_S) if cache_url else None
         self._remote = self._remote_cache(self._cache_client, signals) if self._cache_client else None
-        vectors: Cache[VectorEntry] = Cache(VectorCodec(), settings.cache_local_bytes, self._remote, signals)
+        local_bytes = settings.cache_local_bytes // 2
+        self._frames = Frames(settings.cache_local_bytes - local_bytes)
+        vectors: Cache[VectorEntry] = Cache(VectorCodec(), local_bytes, self._remote, signals)
         scores: Cache[ScoreEntry] = Cache(
             ScoreCodec(),
             settings.cache_local_bytes // _SCORES_SHARE if settings.score_cache else 0,
@@ -78,7 +82,8 @@ class Gateway:
 
         index_url = settings.index_url or settings.redis_url
         self._index_client = RedisClient(index_url, settings.index_timeout_ms / 1e3) if index_url else None
-        self._index = self._build_index(self._index_client) if self._index_client else None
+        self._index_writer = RedisClient(index_url, _INDEX_WRITE_TIMEOUT_S) if index_url else None
+        self._index = self._build_index()
         budget = BudgetSettings(
             timeout_s=settings.search_timeout_seconds,
             embed_share=settings.search_embed_share,
@@ -86,7 +91,13 @@ class Gateway:
             retrieve_timeout_s=settings.index_timeout_ms / 1e3,
         )
         self._pipeline = Pipeline(
-            self._embedder, self._reranker, self._index, budget, settings.retrieval_weight, signals
+            self._embedder,
+            self._reranker,
+            self._index,
+            budget,
+            settings.retrieval_weight,
+            settings.index_oversample,
+            signals,
         )
         self._background: list[asyncio.Task[None]] = []
 
@@ -105,10 +116,12 @@ class Gateway:
             signals,
         )
 
-    def _build_index(self, client: RedisClient) -> Index:
-        settings = self._settings
+    def _build_index(self) -> Index | None:
+        settings, client, writer = self._settings, self._index_client, self._index_writer
+        if client is None or writer is None:
+            return None
         store = Store(
-            client, StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
+            client, writer, StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
         )
         return Index(Catalogue(client), store)
 
@@ -121,9 +134,11 @@ class Gateway:
             if self._index
             else None
         )
-        embed = EmbedServicer(self._embedder, limits, StreamSettings(window, outage_s), stopping)
+        embed = EmbedServicer(
+            self._embedder, self._frames, self._signals, limits, StreamSettings(window, outage_s), stopping
+        )
         retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits)
-        embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)
+        embed_servicer.add(embed, server)
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankServicer(self._reranker, limits), server)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)
 
@@ -158,6 +173,6 @@ class Gateway:
             await self._remote.close()
         await self._embed_channel.close()
         await self._rerank_channel.close()
-        for client in (self._cache_client, self._index_client):
+        for client in (self._cache_client, self._index_client, self._index_writer):
             if client is not None:
                 await client.close()

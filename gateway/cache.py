@@ -25,7 +25,7 @@ class Cache(Generic[E]):
 
     def __init__(self, codec: Codec[E], local_bytes: int, remote: RemoteCache | None, signals: Signals) -> None:
         self._codec = codec
-        self._local: Lru[E] = Lru(local_bytes)
+        self._local: Lru[bytes, E] = Lru(local_bytes)
         self._remote = remote
         self._signals = signals
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.rpc import status_pb2
@@ -15,8 +15,10 @@ from gateway.checks import MAX_ID_BYTES, EmbedOptions, embed_options
 from gateway.cost import Cost
 from gateway.embedder import Embedded, Embedder, EmbedJob, vectors
 from gateway.entries import VectorEntry
+from gateway.frames import Frame, Frames
 from gateway.patience import is_for_item, patiently
 from gateway.problems import placed
+from gateway.signals import Signals
 from services.runtime import deadline
 from services.runtime.errors import InvalidField, NotReady, Problem, to_status
 from services.runtime.streams import in_completion_order, until
@@ -59,17 +61,29 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
     """Serves the embedder. `stopping`: when set, streams end after what they have taken on, with NotReady."""
 
     def __init__(
-        self, embedder: Embedder, limits: common_pb2.Limits, settings: StreamSettings, stopping: asyncio.Event
+        self,
+        embedder: Embedder,
+        frames: Frames,
+        signals: Signals,
+        limits: common_pb2.Limits,
+        settings: StreamSettings,
+        stopping: asyncio.Event,
     ) -> None:
-        self._embedder, self._limits, self._settings, self._stopping = embedder, limits, settings, stopping
+        self._embedder, self._frames, self._signals = embedder, frames, signals
+        self._limits, self._settings, self._stopping = limits, settings, stopping
 
-    async def Embed(self, request: embed_pb2.EmbedRequest, context: Context) -> embed_pb2.EmbedResponse:  # noqa: N802
-        """One result for each text, in their order."""
+    async def Embed(  # type: ignore[override]  # noqa: N802
+        self, request: embed_pb2.EmbedRequest, context: Context
+    ) -> embed_pb2.EmbedResponse | bytes:
+        """One result for each text, in their order. Bytes are a serialised EmbedResponse."""
         began = time.perf_counter()
         until_ = deadline.absolute(context)
         check = Check()
         check.count("texts", request.texts, 1, self._limits.max_items)
-        options = embed_options(request, await self._embedder.model(until_), self._limits, check)
+        model = await self._embedder.model(until_)
+        options = embed_options(request, model, self._limits, check)
+        if (frames := self._frames.get(_frame_key(model, options), request.texts)) is not None:
+            return self._from_frames(frames, model, options, began)
         paths = [f"texts[{position}]" for position in range(len(request.texts))]
         results, embedded = await self._results(request.texts, paths, options, until_)
         cost = embedded.cost if embedded else Cost()
@@ -87,6 +101,21 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
                 forward_ms=cost.forward_ms,
             ),
         )
+
+    def _from_frames(
+        self, frames: Sequence[Frame], model: embed_pb2.GetModelResponse, options: EmbedOptions, began: float
+    ) -> bytes:
+        """The answer where every text is known in just this form: a concatenation."""
+        count, tokens = len(frames), sum(frame.tokens for frame in frames)
+        self._signals.cache_used("embed", count, 0)
+        self._describe(model.model, options, count)
+        trace.get_current_span().set_attribute(names.INPUT_TOKENS, tokens)
+        rest = embed_pb2.EmbedResponse(
+            model=model.model,
+            usage=common_pb2.Usage(input_tokens=tokens, cache_hits=count),
+            timings=common_pb2.Timings(total_ms=(time.perf_counter() - began) * 1e3),
+        )
+        return b"".join([*(frame.data for frame in frames), rest.SerializeToString()])
 
     async def EmbedStream(  # noqa: N802
         self, request_iterator: AsyncIterator[embed_pb2.EmbedStreamRequest], context: Context
@@ -124,7 +153,8 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             return [embed_pb2.EmbedResult(error=problems[position]) for position in range(len(texts))], None
         job: EmbedJob = replace(options.job, texts=[texts[position] for position in sound] if problems else texts)
         embedded = await self._embedder.embed(job, until_)
-        self._describe(embedded, options, len(texts))
+        self._describe(embedded.model.model, options, len(texts))
+        key = _frame_key(embedded.model, options)
         entries = [answer.entry for answer in embedded.answers if answer.entry is not None]
         encoded = iter(await _encoded(entries, options))
         results: list[embed_pb2.EmbedResult] = []
@@ -138,11 +168,12 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             if entry is None:
                 results.append(embed_pb2.EmbedResult(error=placed(answer.error or status_pb2.Status(), path)))
             else:
-                results.append(
-                    embed_pb2.EmbedResult(
-                        embedding=next(encoded), tokens=entry.tokens, truncated=entry.truncated, cache_hit=answer.hit
-                    )
+                result = embed_pb2.EmbedResult(
+                    embedding=next(encoded), tokens=entry.tokens, truncated=entry.truncated, cache_hit=answer.hit
                 )
+                results.append(result)
+                if answer.hit:  # asked for twice: there may be a third time
+                    self._frames.put(key, texts[position], result)
         return results, embedded
 
     async def _chunks(
@@ -196,17 +227,44 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             answers.append(embed_pb2.EmbedStreamResult(id=item.id, result=result))
         return embed_pb2.EmbedStreamResponse(results=answers, model=model)
 
-    def _describe(self, embedded: Embedded, options: EmbedOptions, items: int) -> None:
+    def _describe(self, model: common_pb2.ModelIdentity, options: EmbedOptions, items: int) -> None:
         trace.get_current_span().set_attributes(
             {
                 names.OPERATION: names.EMBEDDINGS,
                 names.PROVIDER: names.PROVIDER_WINNOW,
-                names.RESPONSE_MODEL: embedded.model.model.name,
-                names.FINGERPRINT: embedded.model.model.fingerprint,
+                names.RESPONSE_MODEL: model.name,
+                names.FINGERPRINT: model.fingerprint,
                 names.DIMENSIONS: options.dimensions,
                 names.ITEMS: items,
             }
         )
+
+
+def add(servicer: EmbedServicer, server: grpc.aio.Server) -> None:
+    """Registers the servicer. Embed gets a serialiser of its own, which lets bytes pass."""
+
+    def serialize(response: embed_pb2.EmbedResponse | bytes) -> bytes:
+        return response if isinstance(response, bytes) else response.SerializeToString()
+
+    embed = grpc.unary_unary_rpc_method_handler(cast(Any, servicer.Embed), embed_pb2.EmbedRequest.FromString, serialize)
+    # Of generic handlers the first one wins, of registered ones the last.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Embed": embed}),))
+    embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
+    cast(Any, server).add_registered_method_handlers(SERVICE, {"Embed": embed})
+
+
+def _frame_key(model: embed_pb2.GetModelResponse, options: EmbedOptions) -> Hashable:
+    """All that decides how the result of a text looks, but the text."""
+    job = options.job
+    return (
+        model.model.fingerprint,
+        job.input_type,
+        job.instruction,
+        job.truncation,
+        job.max_tokens,
+        options.dimensions,
+        options.encoding,
+    )
 
 
 async def _encoded(entries: Sequence[VectorEntry], options: EmbedOptions) -> list[embed_pb2.Embedding]:

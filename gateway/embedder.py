@@ -116,6 +116,11 @@ class Embedder:
             raise WrongModelError((await self._pool.model(deadline)).model)
         raise UpstreamUnavailable("embed worker", "is changing its model")
 
+    async def known(self, job: EmbedJob, model: embed_pb2.GetModelResponse) -> list[VectorEntry | None]:
+        """The vectors that the caches have; no worker is asked."""
+        keys = self._keyspace.embed(model.model.fingerprint, _fields(job, model), job.texts)
+        return await self._memo.known(keys)
+
     async def _model(self, fingerprint: str | None, deadline: float | None) -> embed_pb2.GetModelResponse:
         if fingerprint is None:
             return await self._pool.model(deadline)

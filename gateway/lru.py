@@ -1,6 +1,7 @@
 """A least-recently-used map with a limit in bytes."""
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -12,16 +13,17 @@ class Sized(Protocol):
         """Bytes in memory, roughly."""
 
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Sized)
 
 
-class Lru(Generic[V]):
+class Lru(Generic[K, V]):
     """Keeps the values used last, as many as fit in `limit_bytes`; 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._bytes = 0
-        self._entries: OrderedDict[bytes, V] = OrderedDict()
+        self._entries: OrderedDict[K, V] = OrderedDict()
 
     @property
     def held_bytes(self) -> int:
@@ -31,14 +33,14 @@ class Lru(Generic[V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: bytes) -> V | None:
+    def get(self, key: K) -> V | None:
         """The value, now the most recently used, or None."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
         return value
 
-    def put(self, key: bytes, value: V) -> None:
+    def put(self, key: K, value: V) -> None:
         """Keep a value, and drop the least recently used ones over the limit."""
         old = self._entries.pop(key, None)
         if old is not None:

@@ -91,6 +91,16 @@ class Memo(Generic[E]):
         self._signals.cache_used(self._kind, hits, len(answers) - hits)
         return answers
 
+    async def known(self, keys: Sequence[bytes]) -> list[E | None]:
+        """What the caches have, without computing anything."""
+        entries = [self._cache.peek(key) for key in keys]
+        absent = [position for position, entry in enumerate(entries) if entry is None]
+        if absent:
+            fetched = await self._cache.fetch([keys[position] for position in absent])
+            for position, entry in zip(absent, fetched, strict=True):
+                entries[position] = entry
+        return entries
+
     async def _resolve(
         self,
         model: common_pb2.ModelIdentity,

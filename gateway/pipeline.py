@@ -13,6 +13,7 @@ from opentelemetry.trace import Span
 from gateway.budget import Budget, BudgetSettings, Timer
 from gateway.embedder import Embedded, Embedder, EmbedJob, WrongModelError, usage, vectors
 from gateway.entries import ScoreEntry, VectorEntry
+from gateway.index.documents import Document
 from gateway.index.index import Index
 from gateway.index.problems import no_redis
 from gateway.memo import Answer
@@ -26,12 +27,14 @@ from winnow.embed.v1 import embed_pb2
 
 # During a rollout query and documents may be embedded by different models: how often both are tried again.
 _ATTEMPTS = 3
+MOST_CANDIDATES = 4000
 
 
 class Pipeline:
     """Runs searches. `retrieval_weight`: the blend where a request names none; None: what the rerank model recommends.
 
-    `index` is None where the gateway has no Redis for collections.
+    `oversample` > 1: so many times the candidates are taken from the index, and re-scored exactly where their whole
+    vectors are cached. `index` is None where the gateway has no Redis for collections.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Pipeline:
         index: Index | None,
         budget: BudgetSettings,
         retrieval_weight: float | None,
+        oversample: float,
         signals: Signals,
     ) -> None:
         self._embedder = embedder
@@ -48,6 +52,7 @@ class Pipeline:
         self._index = index
         self._budget = budget
         self._retrieval_weight = retrieval_weight
+        self._oversample = oversample
         self._signals = signals
 
     async def search(self, job: SearchJob, deadline: float | None) -> SearchResult:
@@ -85,19 +90,21 @@ class Pipeline:
             except WrongModelError as error:
                 raise wrong_model(collection, error.serving) from None
             result.embed_model, result.embed_usage = embedded.model.model, embedded.usage
-            vector = vectors([_entry(embedded.answers[0])], collection.dimensions)[0]
+            entry = _entry(embedded.answers[0])
+            vector = vectors([entry], collection.dimensions)[0]
+            wanted = min(MOST_CANDIDATES, math.ceil(job.candidates * self._oversample))
         result.embed_ms = timer.ms
         with Timer() as timer, self._stage(names.RETRIEVAL):
             with self._signals.span(names.INDEX_SEARCH, {names.TOP_K: job.candidates}) as span:
                 found = await self._index.store.search(
-                    collection, vector, job.candidates, job.filter, "collection.filter", budget.retrieve_s()
+                    collection, vector, wanted, job.filter, "collection.filter", budget.retrieve_s()
                 )
                 span.set_attribute(names.ITEMS, len(found.candidates))
             missing = found.missing_shards
             read = await self._index.store.read(
                 collection,
                 [candidate.id for candidate in found.candidates],
-                text=job.text or job.policy is not Policy.SKIP,
+                text=job.text or job.policy is not Policy.SKIP or self._oversample > 1,
                 metadata=job.metadata,
                 budget_s=budget.retrieve_s(),
             )
@@ -107,10 +114,24 @@ class Pipeline:
             message = f"{missing} of {len(collection.tags)} shards did not answer; their documents are missing here."
             result.degradations.append(Degradation(Stage.RETRIEVE, "SHARD_UNAVAILABLE", message))
         # A document may have been removed since its vector was found.
-        there = [candidate for candidate in found.candidates if candidate.id in read.documents]
-        return [
-            Candidate(read.documents[candidate.id], candidate.cosine, rank) for rank, candidate in enumerate(there, 1)
-        ]
+        near = [(read.documents[one.id], one.cosine) for one in found.candidates if one.id in read.documents]
+        if self._oversample > 1:
+            near = await self._rescored(near, entry, embedded.model)
+        return [Candidate(document, cosine, rank) for rank, (document, cosine) in enumerate(near[: job.candidates], 1)]
+
+    async def _rescored(
+        self, near: Sequence[tuple[Document, float]], query: VectorEntry, model: embed_pb2.GetModelResponse
+    ) -> list[tuple[Document, float]]:
+        """Exact cosines in the place of the index's, for documents whose whole vector is cached; best first."""
+        known = await self._embedder.known(EmbedJob([document.text for document, _ in near]), model)
+        places = [place for place, entry in enumerate(known) if entry is not None]
+        rows = vectors([entry for entry in known if entry is not None], model.dimensions)
+        exact = np.clip(rows @ vectors([query], model.dimensions)[0], -1.0, 1.0)
+        cosines = [cosine for _, cosine in near]
+        for place, cosine in zip(places, exact.tolist(), strict=True):
+            cosines[place] = cosine
+        order = sorted(range(len(near)), key=lambda place: (-cosines[place], place))
+        return [(near[place][0], cosines[place]) for place in order]
 
     async def _from_documents(self, job: SearchJob, budget: Budget, result: SearchResult) -> list[Candidate]:
         with Timer() as timer, self._stage(names.EMBEDDINGS):

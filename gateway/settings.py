@@ -67,12 +67,18 @@ class GatewaySettings(ProcessSettings):
 
     index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for a shard in a search")
     index_effort: int = Field(
-        200, ge=1, le=1_000_000, description="least breadth of the graph search in a shard (EF); more: better recall"
+        500, ge=1, le=1_000_000, description="least breadth of the graph search in a shard (EF); more: better recall"
     )
     index_filter_effort: int = Field(
         50_000, ge=1, description="most documents that a filtered search looks at in a shard (FILTER-EF)"
     )
 
+    index_oversample: float = Field(
+        1.0,
+        ge=1,
+        le=20,
+        description="times the candidates are taken from the index and re-scored exactly by cached vectors",
+    )
     index_replicas: int = Field(
         0, ge=0, description="replicas that must have a document before it is acknowledged (WAIT); 0: none"
     )

@@ -20,7 +20,6 @@ class Signals:
         self._misses = telemetry.counter(names.CACHE_MISSES)
         self._errors = telemetry.counter(names.CACHE_ERRORS)
         self._degraded = telemetry.counter(names.DEGRADED_ANSWERS)
-        self._shed = telemetry.counter(names.SHED)
 
     @contextmanager
     def span(self, name: str, attributes: Attributes | None = None) -> Iterator[Span]:
@@ -48,7 +47,3 @@ class Signals:
     def degraded(self, stage: str, reason: str) -> None:
         """An answer that fell short in `stage`."""
         self._degraded.add(1, {names.STAGE: stage, names.SHED_REASON: reason})
-
-    def shed(self, reason: str) -> None:
-        """A call refused for load."""
-        self._shed.add(1, {names.SHED_REASON: reason})

@@ -11,7 +11,6 @@ from typing import Generic, Protocol, TypeVar
 
 import grpc
 
-from gateway.signals import Signals
 from services.runtime.errors import (
     DeadlineTooShort,
     NotReady,
@@ -49,13 +48,10 @@ Reply = TypeVar("Reply")
 
 
 class _Pool(Generic[M]):
-    def __init__(
-        self, what: str, get_model: Callable[[float], Awaitable[M]], timeout_s: float, signals: Signals
-    ) -> None:
+    def __init__(self, what: str, get_model: Callable[[float], Awaitable[M]], timeout_s: float) -> None:
         self._what = what
         self._get_model = get_model
         self._timeout_s = timeout_s
-        self._signals = signals
         self._models: dict[str, M] = {}
         self._seen_at: dict[str, float] = {}
         self._current: M | None = None
@@ -141,7 +137,6 @@ class _Pool(Generic[M]):
     def _retell(self, problem: Problem) -> Problem:
         match problem:
             case ReplicaFull():  # the channel has tried the other replicas already
-                self._signals.shed("pool_saturated")
                 return PoolSaturated(problem.retry_after_s)
             case NotReady():
                 return UpstreamUnavailable(self._what, "is starting or stopping", problem.retry_after_s)
@@ -156,13 +151,12 @@ def _told(identity: common_pb2.ModelIdentity) -> tuple[str, str]:
 class EmbedPool(_Pool[embed_pb2.GetModelResponse]):
     """The embed workers. `timeout_s` bounds every call, also one without a deadline."""
 
-    def __init__(self, channel: grpc.aio.Channel, timeout_s: float, signals: Signals) -> None:
+    def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
         stub = embed_pb2_grpc.EmbedServiceStub(channel)
         super().__init__(
             "embed worker",
             lambda limit: stub.GetModel(embed_pb2.GetModelRequest(), timeout=limit),
             timeout_s,
-            signals,
         )
         self._embed = stub.Embed
 
@@ -174,13 +168,12 @@ class EmbedPool(_Pool[embed_pb2.GetModelResponse]):
 class RerankPool(_Pool[rerank_pb2.GetModelResponse]):
     """The rerank workers. `timeout_s` bounds every call, also one without a deadline."""
 
-    def __init__(self, channel: grpc.aio.Channel, timeout_s: float, signals: Signals) -> None:
+    def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         super().__init__(
             "rerank worker",
             lambda limit: stub.GetModel(rerank_pb2.GetModelRequest(), timeout=limit),
             timeout_s,
-            signals,
         )
         self._rerank = stub.Rerank
 

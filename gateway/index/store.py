@@ -72,8 +72,9 @@ class ChangedMeanwhileError(Exception):
 class Store:
     """Documents by collection."""
 
-    def __init__(self, client: RedisClient, settings: StoreSettings) -> None:
+    def __init__(self, client: RedisClient, writer: RedisClient, settings: StoreSettings) -> None:
         self._client = client
+        self._writer = writer  # its own connections and time-out: a write waits longer than a search may
         self._settings = settings
 
     @property
@@ -118,7 +119,7 @@ class Store:
                 )
             )
         try:
-            replies = await self._client.commands(commands, self._settings.replicas)
+            replies = await self._writer.commands(commands, self._settings.replicas)
         except Unreachable as error:
             return [index_problem(error)] * len(writes)
         return [self._outcome(collection, reply) for reply in replies]
@@ -141,7 +142,7 @@ class Store:
             for tag, mine in self._by_tag(collection, ids).items()
         ]
         with told():
-            replies = await self._client.commands(commands, self._settings.replicas)
+            replies = await self._writer.commands(commands, self._settings.replicas)
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply

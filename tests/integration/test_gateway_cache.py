@@ -86,9 +86,37 @@ async def test_hit_and_miss_are_the_same_bytes(redis8, encoding):
             assert answers(hit) == [answer for one in missed for answer in answers(one)]
             assert all(result.cache_hit for result in hit.results)
             assert hit.results[0].embedding.dimensions == (dimensions or 96)
+            hot = await gateway.embed.Embed(wanted)  # from here on it is a concatenation of ready-made bytes
+            assert hot.results == hit.results
+            assert (hot.model, hot.usage) == (hit.model, hit.usage)
+            some = await gateway.embed.Embed(request([texts[3], texts[0], texts[3]], encoding=encoding,
+                                                     dimensions=dimensions))  # fmt: skip
+            assert list(some.results) == [hit.results[3], hit.results[0], hit.results[3]]
             with redis8.client() as client:  # from Redis, in another process
                 assert client.dbsize() >= 1
             texts = [f"{text}, again" for text in texts]
+
+
+async def test_ready_made_answers_differ_by_every_option(redis8):
+    options = [
+        {},
+        {"dimensions": 64},
+        {"encoding": embed_pb2.ENCODING_INT8},
+        {"input_type": embed_pb2.INPUT_TYPE_QUERY},
+        {"input_type": embed_pb2.INPUT_TYPE_QUERY, "instruction": "other"},
+        {"truncation": common_pb2.TRUNCATION_START},
+        {"max_tokens": 8},
+    ]
+    async with running(redis8.url) as gateway:
+        first = [answers(await gateway.embed.Embed(request(["some longer text"], **one))) for one in options]
+        for _ in range(3):
+            again = [answers(await gateway.embed.Embed(request(["some longer text"], **one))) for one in options]
+            assert again == first
+        gateway.embed_worker.fingerprint = "embed-2"
+        await gateway.embed.Embed(request(["tells the gateway of the new model"]))
+        changed = await gateway.embed.Embed(request(["some longer text"]))
+        assert changed.model.fingerprint == "embed-2"
+        assert answers(changed) != first[0]
 
 
 async def test_rounding_keeps_the_direction(redis8):

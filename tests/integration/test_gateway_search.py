@@ -310,6 +310,23 @@ async def test_every_quantization_and_width(redis8, quantization, dimensions):
         assert found.hits[0].id == "d0"
 
 
+async def test_oversampling_rescores_exactly_what_is_cached(redis8):
+    options = {"quantization": pb.QUANTIZATION_BINARY, "dimensions": 32}
+    async with running(redis8.url, index_oversample=3) as gateway:
+        await fill(gateway, **options)
+        found = await gateway.retrieval.Search(stored(rerank=pb.RERANK_POLICY_SKIP, candidates=2))
+        exact = await gateway.retrieval.Search(inline(rerank=pb.RERANK_POLICY_SKIP, candidates=2))
+        assert [hit.text for hit in found.hits] == [hit.text for hit in exact.hits]
+        assert [hit.retrieval_score for hit in found.hits] == pytest.approx(
+            [hit.retrieval_score for hit in exact.hits], abs=1e-6
+        )
+        computed = len(gateway.embed_worker.texts)
+    async with running(redis8.url, index_oversample=3, cache_salt="other") as gateway:  # nothing is cached here
+        found = await gateway.retrieval.Search(stored(rerank=pb.RERANK_POLICY_SKIP, candidates=2))
+        assert len(found.hits) == 2
+        assert len(gateway.embed_worker.texts) == 1 < computed  # the query alone
+
+
 async def test_many_shards_find_what_one_finds(redis8):
     words = ["red", "green", "blue", "apple", "pear", "sky", "tree", "sea"]
     texts = [f"{a} {b} {c}" for a in words for b in words for c in words[:3]]
