@@ -21,6 +21,9 @@ Unreachable = (RedisError, OSError, asyncio.TimeoutError)
 
 T = TypeVar("T")
 
+# Replicas in step acknowledge within a round trip; WAIT must give up before the connection does.
+_WAIT_MS = 1000
+
 Command = tuple[str | bytes | int | float, ...]
 
 
@@ -153,16 +156,13 @@ class RedisClient:
         if not replicas:
             return cast(list[Any], await pipeline.execute(raise_on_error=False))
         # WAIT answers for the writes before it on its own connection, so nothing may be redirected to another one.
-        timeout_ms = int(self._timeout_s * 500)  # it must answer before the connection gives up
         if self._cluster:
-            pipeline.execute_command(
-                "WAIT", replicas, timeout_ms, target_nodes=self._cluster.get_node(node_name=master)
-            )
+            pipeline.execute_command("WAIT", replicas, _WAIT_MS, target_nodes=self._cluster.get_node(node_name=master))
             *replies, reached = await pipeline.execute(raise_on_error=False, allow_redirections=False)
             for moved in {reply.args[0]: reply for reply in replies if isinstance(reply, MovedError)}.values():
                 await self._cluster.nodes_manager.move_slot(moved)
         else:
-            pipeline.execute_command("WAIT", replicas, timeout_ms)
+            pipeline.execute_command("WAIT", replicas, _WAIT_MS)
             *replies, reached = await pipeline.execute(raise_on_error=False)
         if isinstance(reached, int) and reached >= replicas:
             return list(replies)
