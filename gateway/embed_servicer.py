@@ -91,7 +91,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         trace.get_current_span().set_attribute(names.INPUT_TOKENS, usage.input_tokens)
         return embed_pb2.EmbedResponse(
             results=results,
-            model=embedded.model.model if embedded else None,
+            model=(embedded.model if embedded else model).model,
             usage=usage,
             timings=common_pb2.Timings(
                 total_ms=(time.perf_counter() - began) * 1e3,

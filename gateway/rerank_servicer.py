@@ -34,7 +34,8 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         """Scores and sorts."""
         began = time.perf_counter()
         until = deadline.absolute(context)
-        job = rerank_job(request, await self._reranker.model(until), self._limits)
+        model = await self._reranker.model(until)
+        job = rerank_job(request, model, self._limits)
         problems: dict[int, status_pb2.Status] = {}
         for index, document in enumerate(request.documents):
             if problem := oversized(f"documents[{index}]", document, self._limits.max_text_bytes):
@@ -66,7 +67,7 @@ class RerankServicer(rerank_pb2_grpc.RerankServiceServicer):
         return rerank_pb2.RerankResponse(
             results=_ranked(request, results),
             errors=[rerank_pb2.RerankError(index=index, error=problems[index]) for index in sorted(problems)],
-            model=reranked.model.model if reranked else None,
+            model=(reranked.model if reranked else model).model,
             usage=usage,
             timings=common_pb2.Timings(
                 total_ms=(time.perf_counter() - began) * 1e3,

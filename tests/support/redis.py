@@ -78,7 +78,7 @@ class RedisProcess:
 
     def client(self) -> redis.Redis:
         """A synchronous client, for a test's own looks and pokes."""
-        return redis.Redis(port=self.port, protocol=2)
+        return redis.Redis(port=self.port, protocol=2, socket_timeout=60)
 
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)

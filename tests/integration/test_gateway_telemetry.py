@@ -1,0 +1,87 @@
+"""What the gateway reports of itself: spans of its stages, its counters, and never a text."""
+
+from collections import Counter
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
+from tests.support.gateway import NOWHERE, running
+from winnow.embed.v1 import embed_pb2
+from winnow.retrieval.v1 import retrieval_pb2 as pb
+
+SECRET = "zyzzyva"
+
+
+class Observed:
+    """Telemetry kept in memory."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.exporter = InMemorySpanExporter()
+        tracers = TracerProvider()
+        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.telemetry = Telemetry(tracers, MeterProvider([self.reader]))
+
+    def counts(self, instrument: names.Instrument) -> Counter:
+        """Sums by the values of the attributes."""
+        found: Counter = Counter()
+        data = self.reader.get_metrics_data()
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    if metric.name == instrument.name:
+                        for point in metric.data.data_points:
+                            found[tuple(sorted(map(str, point.attributes.values())))] += point.value
+        return found
+
+
+async def test_hits_misses_and_degraded_answers_are_counted(redis8):
+    observed = Observed()
+    documents = pb.InlineDocuments(documents=[pb.Document(text=f"{SECRET} {n}") for n in range(3)])
+    async with running(redis8.url, no_rerank=True, telemetry=observed.telemetry) as gateway:
+        for _ in range(3):
+            await gateway.retrieval.Search(pb.SearchRequest(query=SECRET, documents=documents))
+            await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[SECRET]))
+        assert observed.counts(names.CACHE_HITS) == {("embed",): 2 * 4 + 2}
+        assert observed.counts(names.CACHE_MISSES) == {("embed",): 4 + 1}
+        assert observed.counts(names.DEGRADED_ANSWERS) == {("RERANK_UNAVAILABLE", "rerank"): 3}
+        assert not observed.counts(names.CACHE_ERRORS)
+    spans = observed.exporter.get_finished_spans()
+    assert {names.CACHE_LOOKUP, names.EMBEDDINGS, names.RETRIEVAL, names.RERANK} <= {span.name for span in spans}
+    search = next(span for span in spans if span.name.endswith("/Search"))
+    assert search.attributes[names.DEGRADED] is True
+    assert search.attributes[names.OPERATION] == names.RETRIEVAL
+    lookups = [span for span in spans if span.name == names.CACHE_LOOKUP]
+    assert sum(span.attributes[names.CACHE_MISSES_COUNT] for span in lookups) == 5
+    for span in spans:
+        assert SECRET not in span.to_json()
+
+
+async def test_a_cache_that_fails_is_counted():
+    observed = Observed()
+    async with running(f"redis://{NOWHERE}", telemetry=observed.telemetry) as gateway:
+        await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[SECRET]))
+        await gateway.gateway._remote.flush()
+        errors = observed.counts(names.CACHE_ERRORS)
+        assert errors["ConnectionError", "read"] >= 1
+        assert errors["ConnectionError", "write"] >= 1
+
+
+async def test_a_search_of_a_collection_has_a_span_of_its_own(redis8):
+    observed = Observed()
+    async with running(redis8.url, telemetry=observed.telemetry) as gateway:
+        await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
+        await gateway.upsert("docs", pb.Document(id="a", text=SECRET))
+        await gateway.retrieval.Search(pb.SearchRequest(query=SECRET, collection=pb.CollectionSource(name="docs")))
+    spans = {span.name: span for span in observed.exporter.get_finished_spans()}
+    by_id = {span.context.span_id: span for span in spans.values()}
+    index = spans[names.INDEX_SEARCH]
+    assert index.attributes[names.ITEMS] == 1
+    stage = by_id[index.parent.span_id]
+    assert stage.name == names.RETRIEVAL
+    assert by_id[stage.parent.span_id].name == "winnow.retrieval.v1.RetrievalService/Search"
