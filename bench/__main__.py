@@ -11,6 +11,7 @@ COMMANDS = {
     "rerank": "pairs per second beside the model card's recipe and sentence-transformers",
     "engine": "latency of one short query in the engine",
     "gateway": "request rate of a warm cache beside a bare gRPC echo server",
+    "index": "recall, latency and memory of the index as a collection grows",
     "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",
     "verify-models": "the real 0.6B pair against the numbers on their model cards",
 }
