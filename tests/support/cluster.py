@@ -17,6 +17,14 @@ class ClusterProcesses:
 
     def __init__(self) -> None:
         self.nodes: list[RedisProcess] = []
+        try:
+            self._start()
+            self._form()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         for _ in range(2 * MASTERS):
             bus = free_port()
             arguments = (
@@ -24,7 +32,6 @@ class ClusterProcesses:
                 "--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0",
             )  # fmt: skip
             self.nodes.append(RedisProcess(redis_binary(), arguments))
-        self._form()
 
     @property
     def url(self) -> str:
