@@ -6,9 +6,12 @@ import functools
 import re
 import urllib.request
 
+import yaml
+
 from services.runtime.telemetry import names
 from services.runtime.telemetry.names import Instrument
 from services.runtime.telemetry.setup import Telemetry
+from tests.deploy.manifests import KUBERNETES
 
 _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 # A name followed by "(" is a function.
@@ -43,6 +46,17 @@ def exported() -> frozenset[str]:
 def names_in(exposition: str) -> frozenset[str]:
     """The names of the series in an answer of a Prometheus endpoint."""
     return frozenset(_WORDS.match(line)[0] for line in exposition.splitlines() if line and line[0] != "#")  # type: ignore[index]
+
+
+def adapted() -> dict[str, str]:
+    """The pods' metrics that prometheus-adapter makes by our rules, with their queries, its templates filled in."""
+    rules = yaml.safe_load((KUBERNETES / "components" / "hpa" / "adapter-rules.yaml").read_text())
+    found = {}
+    for rule in rules:
+        (series,) = read(rule["seriesQuery"])
+        query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'namespace="winnow"')
+        found[rule.get("name", {}).get("as", series)] = query
+    return found
 
 
 def read(query: str) -> set[str]:

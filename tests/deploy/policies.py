@@ -314,8 +314,11 @@ def scaling_metrics_exist(m: Manifests) -> Iterator[str]:
     for scaler in m.all("HorizontalPodAutoscaler"):
         for metric in scaler["spec"]["metrics"]:
             name = metric["pods"]["metric"]["name"]
-            if name not in metrics.exported():
-                yield f"{scaler['metadata']['name']}: {name} is not exported"
+            query = metrics.adapted().get(name)
+            if query is None:
+                yield f"{scaler['metadata']['name']}: no rule makes {name}"
+            else:
+                yield from (f"{scaler['metadata']['name']}: {each} is not exported" for each in metrics.unknown(query))
 
 
 def watched_metrics_exist(m: Manifests) -> Iterator[str]:

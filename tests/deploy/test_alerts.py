@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.deploy import metrics
 from tests.deploy.manifests import KUBERNETES, ROOT
 
 PROMTOOL = shutil.which("promtool")
@@ -46,11 +47,13 @@ def test_alerts_fire_when_they_should_and_only_then(rules: Path, tmp_path: Path)
 @needs_promtool
 def test_scaling_and_dashboard_queries_parse(tmp_path: Path) -> None:
     queries = [
-        yaml.safe_load((KUBERNETES / "components" / "keda" / f"{role}.yaml").read_text())["spec"]["triggers"][0][
-            "metadata"
-        ]["query"]
+        trigger["metadata"]["query"]
         for role in ("embed", "rerank")
+        for trigger in yaml.safe_load((KUBERNETES / "components" / "keda" / f"{role}.yaml").read_text())["spec"][
+            "triggers"
+        ]
     ]
+    queries += metrics.adapted().values()
     dashboard = json.loads((ROOT / "deploy" / "dashboards" / "winnow.json").read_text())
     queries += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     rules = [{"record": f"query:{i}", "expr": query} for i, query in enumerate(queries)]

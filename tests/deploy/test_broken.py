@@ -57,6 +57,12 @@ def edit(m: Manifests, role: str, old: str, new: str) -> None:
     data["redis.conf"] = data["redis.conf"].replace(old, new)
 
 
+def native(metric: str) -> Object:
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "winnow-embed"}
+    spec = {"scaleTargetRef": target, "metrics": [{"type": "Pods", "pods": {"metric": {"name": metric}}}]}
+    return {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "winnow-embed"}, "spec": spec}
+
+
 # What breaks · the check that must notice · how.
 BROKEN: dict[str, tuple[Policy, Break]] = {
     "no limits": (policies.limits, lambda m: container(m).pop("resources")),
@@ -152,6 +158,10 @@ BROKEN: dict[str, tuple[Policy, Break]] = {
     "metric of the other pool": (
         policies.scaling_metrics_exist,
         lambda m: trigger(m).update(query=trigger(m)["query"].replace("embed", "rerank")),
+    ),
+    "pods' metric that no rule makes": (
+        policies.scaling_metrics_exist,
+        lambda m: m.objects.append(native("winnow_utilization")),
     ),
     "alert on nothing": (
         policies.watched_metrics_exist,

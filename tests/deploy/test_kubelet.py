@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.deploy import metrics, policies
+from tests.deploy import metrics, policies, readme
 from tests.deploy.kubelet import observe
 from tests.deploy.kubelet.cluster import Cluster
 from tests.deploy.kubelet.load import Call, Load, search
@@ -32,6 +32,7 @@ class Story:
 
     manifests: Manifests
     installed_s: float = 0.0
+    readme_said: str = ""
     first_search: retrieval_pb2.SearchResponse = field(default_factory=retrieval_pb2.SearchResponse)
     edges: set[Edge] = field(default_factory=set)
     exported: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -75,6 +76,10 @@ async def tell(folder: Path, weights: Path) -> Story:
         began = loop.time()
         await cluster.apply()
         story.installed_s = loop.time() - began
+        gateway = cluster.deployments["winnow-gateway"].current[0]
+        story.readme_said = await gateway.execute(
+            ["python", "-c", readme.first_search().replace("localhost", gateway.address)]
+        )
         async with grpc.aio.insecure_channel(cluster.address("winnow-gateway")) as channel:
             retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
             story.first_search = await retrieval.Search(search("the first"), timeout=60)
@@ -125,6 +130,11 @@ async def first_call(cluster: Cluster, pod: Pod, story: Story) -> None:
 def test_an_empty_cluster_answers_its_first_search(story: Story) -> None:
     assert len(story.first_search.hits) == 3
     assert not story.first_search.degraded
+
+
+def test_the_first_search_of_the_readme_finds_its_document(story: Story) -> None:
+    assert "text:" in story.readme_said
+    assert "score:" in story.readme_said
 
 
 def test_the_job_filled_the_volume_before_the_workers_loaded(story: Story) -> None:

@@ -57,6 +57,7 @@ class Pod:
         """Seconds from deletion to the end of the process."""
         self._m, self._node = manifests, node
         self._folder = node.folder / name
+        self._mounted: dict[str, Path] = {}
         self._process: Process | None = None
         self._life: asyncio.Task[None] | None = None
         self._watch: list[asyncio.Task[None]] = []
@@ -85,6 +86,14 @@ class Pod:
         """Waits for a Job's pod: all containers at once, each until it ends with 0."""
         volumes = self._volumes()
         await asyncio.gather(*(self._to_end(container, volumes) for container in self.pods.spec["containers"]))
+
+    async def execute(self, command: list[str]) -> str:
+        """As `kubectl exec` does: one more process with the main container's image, variables and mounts; its log."""
+        main = {**self.pods.main, "name": f"exec-{len(list(self._folder.iterdir()))}", "command": command, "args": []}
+        process = self._run(main, self._mounted)
+        status = await self._end_of(process)
+        assert status == 0, process.tail()
+        return process.tail()
 
     async def delete(self) -> None:
         """preStop, SIGTERM, and after terminationGracePeriodSeconds in all the end by force."""
@@ -117,7 +126,7 @@ class Pod:
                 task.cancel()
 
     async def _live(self) -> None:
-        volumes = self._volumes()
+        volumes = self._mounted = self._volumes()
         for container in self.pods.spec.get("initContainers", []):
             await self._to_end(container, volumes)
         backoff = 10.0
@@ -165,7 +174,11 @@ class Pod:
             raise RuntimeError(f"{self.name}/{container['name']} ended with {status}. {process.tail()}")
 
     async def _end_of(self, process: Process) -> int:
-        return await asyncio.get_running_loop().run_in_executor(self._node.threads, process.join)
+        def ended() -> int:
+            process.join()
+            return process.stop()  # waits for the rest of its log, too
+
+        return await asyncio.get_running_loop().run_in_executor(self._node.threads, ended)
 
     def _volumes(self) -> dict[str, Path]:
         storage, secrets = self._node.folder / "claims", self._node.folder / "secrets"
