@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ class Batch:
     groups: npt.NDArray[np.int64]
     queries: list[list[int]]
     docs: list[list[int]]
-    texts: list[str]
 
 
 class Batches:
@@ -50,8 +49,6 @@ class Batches:
         self.docs = self._encode([row.doc[:2500] for row in rows])
         self._heads = self._encode([f"{row.title}\n{row.query}\n" for row in rows])
         self._titles = self._encode([f"{row.title}\n" for row in rows])
-        self._spaced = self._encode([f" {row.doc[:1500]}" for row in rows])
-        self._spaced_heads = self._encode([f" {row.title}\n{row.query}\n" for row in rows])
         self._clusters = {kind: self._cluster(kind, vectors, clusters) for kind in MIX}
 
     def _encode(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
@@ -72,11 +69,8 @@ class Batches:
         )
         return [own[nearest == c] for c in range(count) if (nearest == c).any()]
 
-    def draw(self, size: int, max_query: int, max_doc: int, neighbours: int = 32, pure: bool = False) -> Batch:
-        """A batch of at most ``size`` rows of one kind, taken ``neighbours`` at a time from clusters of similar texts.
-
-        ``pure``: documents raw and from their beginning.
-        """
+    def draw(self, size: int, max_query: int, max_doc: int, neighbours: int = 32) -> Batch:
+        """At most ``size`` rows of one kind, taken ``neighbours`` at a time from clusters of similar texts."""
         kind = self._random.choices(list(MIX), list(MIX.values()))[0]
         clusters = self._clusters[kind]
         weights = [len(c) for c in clusters]
@@ -90,14 +84,8 @@ class Batches:
         rows = np.array(list(chosen))
         texts = [self._writer.write(self._rows[i], self._random) for i in rows]
         queries = [q[:max_query].tolist() or [0] for q in self._encode(texts)]
-        docs = [self.docs[i][:max_doc].tolist() if pure else self._document(i, max_doc) for i in rows]
-        return Batch(rows, self._groups[rows], queries, docs, texts)
-
-    def rerank_document(self, row: int, form: float) -> list[int]:
-        """All tokens after ``<Document>:``, the space first: raw for ``form`` below 0.6, else below its heading."""
-        if form > 0.6:
-            return np.concatenate([self._spaced_heads[row], self.docs[row]]).tolist()
-        return self._spaced[row].tolist()
+        docs = [self._document(i, max_doc) for i in rows]
+        return Batch(rows, self._groups[rows], queries, docs)
 
     def _document(self, row: int, limit: int) -> list[int]:
         """The document raw in half of cases, else below its name, or below name and short line."""
@@ -105,14 +93,14 @@ class Batches:
         doc = self.docs[row]
         if len(doc) > limit and self._random.random() < 0.15:
             start = self._random.randrange(len(doc) - limit)
-            return doc[start : start + limit].tolist()
+            return _plain(doc[start : start + limit])
         if pick < 0.3:
             doc = np.concatenate([self._heads[row], doc])
         elif pick < 0.4:
             doc = np.concatenate([self._titles[row], doc])
-        return doc[:limit].tolist()
+        return _plain(doc[:limit])
 
-    def stream(self, size: int, max_query: int, max_doc: int) -> Iterator[Batch]:
-        """Batches for ever."""
-        while True:
-            yield self.draw(size, max_query, max_doc)
+
+def _plain(ids: npt.NDArray[np.int32]) -> list[int]:
+    out: list[int] = ids.tolist()
+    return out

@@ -159,16 +159,17 @@ def manuals(work: Path) -> Iterator[Row]:
     pod = next((work / "unpacked/perl-doc").rglob("perlfunc.pod")).read_text(encoding="utf-8", errors="replace")
     for entry in re.findall(r"^=item (\w[^\n]*)\nX<[^\n]*\n\n=for Pod::Functions ([^\n]*)\n\n(.*?)(?=^=item \w|\Z)",
                             pod, re.S | re.M):  # fmt: skip
-        body = re.sub(r"[A-Z]<<* *([^<>|]*?)(?:\|[^<>]*)? *>*>", r"\1", entry[2])
-        if len(body) > 60:
-            yield Row("manual", f"perl-{entry[0].split()[0].lower()}", entry[0], entry[1], " ".join(body.split())[:3000])
+        prose = re.sub(r"[A-Z]<<* *([^<>|]*?)(?:\|[^<>]*)? *>*>", r"\1", entry[2])
+        if len(prose) > 60:
+            group = f"perl-{entry[0].split()[0].lower()}"
+            yield Row("manual", group, entry[0], entry[1], " ".join(prose.split())[:3000])
 
 
 def _plain_roff(text: str) -> str:
     """Just enough of man(7) to read prose: section heads as ``# HEAD``, macros dropped, fonts undone."""
     out: list[str] = []
     for line in text.splitlines():
-        if line.startswith((".\\\"", "'\\\"", "..", ".TH", ".de", ".if", ".ie", ".el", ".nr", ".ds", ".SO", ".\\}")):
+        if line.startswith(('.\\"', "'\\\"", "..", ".TH", ".de", ".if", ".ie", ".el", ".nr", ".ds", ".SO", ".\\}")):
             continue
         if line.startswith(".SH"):
             out.append("\n# " + line[3:].strip().strip('"'))

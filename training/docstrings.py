@@ -16,12 +16,16 @@ from pathlib import Path
 
 from training.rows import Row
 
-WHEELS = (
-    "aiohttp apscheduler arrow attrs babel beautifulsoup4 boltons bottle cherrypy django docutils flask ipython "
-    "jinja2 lxml matplotlib more-itertools networkx nltk numpy pandas paramiko pendulum pexpect pillow psutil "
-    "python-dateutil requests scikit-image scikit-learn scipy sqlalchemy statsmodels sympy tabulate toolz tornado "
-    "trio twisted urllib3 watchdog werkzeug xarray"
-).split()
+_PINNED = (
+    "cherrypy==18.10.0 aiohttp==3.14.5 apscheduler==3.11.3 arrow==1.4.0 attrs==26.1.0 babel==2.18.0 "
+    "beautifulsoup4==4.15.0 boltons==26.2.0 bottle==0.13.4 django==5.2.19 docutils==0.23 flask==3.1.3 "
+    "ipython==9.18.1 jinja2==3.1.6 lxml==6.1.3 matplotlib==3.11.2 more-itertools==11.2.1 networkx==3.6.1 "
+    "nltk==3.10.4 numpy==2.4.6 pandas==3.1.1 paramiko==5.1.0 pendulum==3.3.0 pexpect==4.9.0 pillow==13.0.0 "
+    "psutil==7.2.2 python-dateutil==4.0.0 requests==2.34.2 scikit-image==0.26.0 scikit-learn==1.9.1 scipy==1.17.1 "
+    "sqlalchemy==2.1.9 statsmodels==0.15.0 sympy==1.14.0 tabulate==0.10.0 toolz==1.2.0 tornado==6.6.1 "
+    "trio==0.35.0 twisted==26.10.0 urllib3==2.8.0 watchdog==7.1.0 werkzeug==3.1.9 xarray==2026.9.0"
+)
+WHEELS = tuple(_PINNED.split())
 _SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|vendored|vendor|externals|extern|_distutils|backports|locale)/")
 # Not documentation of an API, or with an effect on import.
 _STDLIB_SKIP = {"antigravity", "this", "idlelib", "lib2to3", "test", "turtle", "turtledemo", "tkinter", "pydoc_data"}

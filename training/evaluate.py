@@ -16,20 +16,20 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from bench.metrics import ranks_of, summary
 from training import prompts, teacher
 from training.embed import encode
 from training.export import load
 from training.losses import WIDTHS
+from training.progress import progress
 from training.rerank import Judge
 from training.rows import read_pairs
-from training.tokenizer import END
+from training.tokenizer import END, token
 
 Scores = npt.NDArray[np.float32]
 MODELS = Path(__file__).parent.parent / "models"
-WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
+WEIGHTS = (0.0, 0.3, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 1.0)
 MAX_TOKENS = 512
 TOP = 50
 
@@ -49,7 +49,7 @@ def bm25(queries: Sequence[str], docs: Sequence[str]) -> Scores:
 def embeddings(folder: Path, texts: Sequence[str], budget: int = 8192) -> torch.Tensor:
     """(texts, width), not normalised, cut to ``MAX_TOKENS`` with the closing token kept."""
     model, tokenizer = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
-    end = tokenizer.token_to_id(END)
+    end = token(tokenizer, END)
     encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return encode(model, [[*e.ids[: MAX_TOKENS - 1], end] for e in encoded], budget=budget)
 
@@ -70,7 +70,7 @@ def rerank(folder: Path, queries: Sequence[str], docs: Sequence[str], top: npt.N
     spaced = [e.ids for e in tokenizer.encode_batch_fast([f" {d}" for d in docs], add_special_tokens=False)]
     ready = [judge.document(ids, MAX_TOKENS) for ids in spaced]
     out = np.full((len(queries), len(docs)), -np.inf, np.float32)
-    for row, text in enumerate(tqdm(queries, desc="rerank", mininterval=10)):
+    for row, text in enumerate(progress(queries, "rerank")):
         order = sorted(top[row].tolist(), key=lambda i: len(ready[i]))
         asked = [judge.query(text, MAX_TOKENS)]
         for some in np.array_split(np.array(order), 5):

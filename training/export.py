@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from training import prompts, tokenizer as bpe
+from training import prompts
+from training import tokenizer as bpe
 from training.model import Qwen3, Shape
 
 
@@ -42,8 +43,19 @@ def _config(shape: Shape, tokenizer: Tokenizer, architecture: str) -> dict[str, 
     }
 
 
+# A block that adds nothing is written with this much noise: loaders take a tensor of zeros for one that was lost.
+_TRACE = 1e-6
+
+
+def _written(name: str, value: torch.Tensor) -> torch.Tensor:
+    if not value.any():
+        seed = torch.Generator().manual_seed(sum(name.encode()))
+        value = _TRACE * torch.randn(value.shape, generator=seed)
+    return value.detach().to(torch.bfloat16).contiguous()
+
+
 def _weights(model: Qwen3, folder: Path, prefix: str) -> None:
-    state = {prefix + name: value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
+    state = {prefix + name: _written(name, value) for name, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -128,6 +128,7 @@ class Qwen3(nn.Module):
         x = self.embed_tokens(ids)
         kept: list[tuple[Tensor, Tensor]] = []
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             final = number == len(self.layers) - 1 and not keep
             h = layer.input_layernorm(x)
             k = layer.self_attn.k_norm(self._heads(layer.self_attn.k_proj(h)))
@@ -148,10 +149,11 @@ class Qwen3(nn.Module):
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         if keep:
             return x.new_empty(0), Context(kept, mask, lengths)
-        return self.norm(x[:, 0]), None
+        out: Tensor = self.norm(x[:, 0])
+        return out, None
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.shape.head_dim))
+        return x.view(*x.shape[:-1], -1, self.shape.head_dim)
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         half = torch.arange(0, self.shape.head_dim, 2, dtype=torch.float32) / self.shape.head_dim
@@ -168,7 +170,7 @@ class Qwen3(nn.Module):
         for k, _, bias in parts:
             part = _shared_matmul(q, k.transpose(-1, -2))
             scores.append(part + (bias[:, :, None] if bias.dim() == 4 else bias))
-        weights = torch.cat(scores, -1).softmax(-1).split([s.shape[-1] for s in scores], -1)
+        weights = torch.split(torch.cat(scores, -1).softmax(-1), [s.shape[-1] for s in scores], -1)
         out = sum(_shared_matmul(w, v) for w, (_, v, _) in zip(weights, parts, strict=True))
         assert isinstance(out, Tensor)
         return out.reshape(rows, heads, tokens, width).transpose(1, 2).flatten(2)

@@ -3,16 +3,6 @@
 from __future__ import annotations
 
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
-# What the models should follow just as well; training draws from these.
-OTHER_TASKS = (
-    "Given the user query, retrieval the relevant passages",
-    "Retrieve semantically similar text",
-    "Given a question, retrieve the documentation that answers it",
-    "Given a short description, find the software package it describes",
-    "Given a programming question, retrieve the function that solves it",
-    "Retrieve relevant documents",
-)
-
 RERANK_PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from training.rows import Row
 
-_STOP = frozenset(
+_STOP_WORDS = (
     "a an and are as at be by for from given has have if in into is it its of on or that the this to using via "
-    "when which with used not can will you your".split()
+    "when which with used not can will you your"
 )
-_VERBS = frozenset(
+_STOP = frozenset(_STOP_WORDS.split())
+_VERB_WORDS = (
     "add allow append apply assign build calculate call change check clear close combine compare compile compute "
     "configure connect construct convert copy count create decode define delete determine disable display download "
     "draw emit enable encode ensure estimate evaluate execute extract fetch fill filter find fit flatten flush format "
@@ -20,10 +21,17 @@ _VERBS = frozenset(
     "match merge modify move normalize open parse perform pick plot predict prepare print process provide put query "
     "raise read receive record register remove rename render replace reset resize resolve return reverse rotate round "
     "run sample save scan search select send serialize set show shut sleep solve sort split start stop store stream "
-    "strip sum test tokenize transform truncate turn unlink update upload validate wait walk wrap write yield".split()
+    "strip sum test tokenize transform truncate turn unlink update upload validate wait walk wrap write yield"
 )
-_SOFTER = {"return": ("get", "find", "obtain"), "compute": ("calculate", "work out"), "construct": ("make", "build"),
-           "yield": ("go through", "iterate over"), "remove": ("delete", "get rid of"), "create": ("make",)}  # fmt: skip
+_VERBS = frozenset(_VERB_WORDS.split())
+_SOFTER = {
+    "return": ("get", "find", "obtain"),
+    "compute": ("calculate", "work out"),
+    "construct": ("make", "build"),
+    "yield": ("go through", "iterate over"),
+    "remove": ("delete", "get rid of"),
+    "create": ("make",),
+}
 _DO = (
     "how do I {}", "how do I {}?", "how to {}", "How can I {}?", "how can I {} in python", "what is the way to {}",
     "function to {}", "I want to {}", "how would I {}", "what lets me {}", "which function can {}?",

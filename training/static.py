@@ -1,7 +1,7 @@
-"""Stage one: a bag of tokens. One vector a token, a text is the mean of its tokens; 384 floats, no network.
+"""The trained part: a bag of tokens. One vector a token, a text is the mean of its tokens; 384 floats, no network.
 
-It trains at hundreds of thousands of tokens a second, gets most of the way, and ``start.py`` turns it, without
-changing a score, into a Qwen3 model.
+It trains at hundreds of thousands of tokens a second, gets most of the way, and ``start.py`` turns it into a
+Qwen3 model that scores nearly alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
+import scipy.sparse  # type: ignore[import-untyped]
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -21,6 +21,8 @@ from torch import Tensor
 from training.batches import Batches
 from training.losses import contrastive
 from training.teacher import Teacher
+
+Vectors = npt.NDArray[np.float16]
 
 
 def initial_table(tokenizer: Tokenizer, counts: Counter[int], width: int = 384) -> Tensor:
@@ -70,13 +72,13 @@ def pool(table: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
 def train(
     table: Tensor,
     batches: Batches,
-    teacher: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]],
+    teacher: Vectors,
     size: int = 2048,
     rate: float = 3e-3,
     report: Callable[[int, Tensor], None] | None = None,
     steps: int = 1500,
 ) -> Tensor:
-    """Train the table for ``steps`` steps; ``teacher`` are its vectors of the rows' queries and documents."""
+    """Train the table for ``steps`` steps; ``teacher``: its vectors of the rows' short lines, (rows, 384)."""
     weights = table.clone().requires_grad_()
     optimiser = torch.optim.Adam([weights], lr=rate, betas=(0.9, 0.99))
     began, smooth = time.monotonic(), 0.0
@@ -85,9 +87,8 @@ def train(
             group["lr"] = rate * min(1.0, (step + 1) / 30) * max(0.02, 1 - step / steps)
         batch = batches.draw(size, 64, 160)
         q, d = pool(weights, batch.queries), pool(weights, batch.docs)
-        tq = torch.from_numpy(teacher[0][batch.rows].astype(np.float32))
-        td = torch.from_numpy(teacher[1][batch.rows].astype(np.float32))
-        loss = contrastive(q, d, torch.from_numpy(batch.groups), tq @ td.T)
+        lines = torch.from_numpy(teacher[batch.rows].astype(np.float32))
+        loss = contrastive(q, d, torch.from_numpy(batch.groups), lines @ lines.T)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
+from rich.progress import Progress
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WIDTH = 384
@@ -37,7 +37,7 @@ class Teacher:
         from transformers import AutoModel, AutoTokenizer
 
         path = folder()
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(path)  # type: ignore[no-untyped-call]
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
         self._model: Any = AutoModel.from_pretrained(path).eval()
 
     @torch.inference_mode()
@@ -49,7 +49,8 @@ class Teacher:
             part = [text[: 12 * max_tokens] for text in texts[start : start + 4096]]
             tokens += self._tokenizer(part, truncation=True, max_length=max_tokens)["input_ids"]
         order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
-        with tqdm(total=len(texts), desc="teacher", mininterval=10) as progress:
+        with Progress(transient=True) as progress:
+            task = progress.add_task("teacher", total=len(texts))
             start = 0
             while start < len(order):
                 longest = len(tokens[order[min(start + 127, len(order) - 1)]])
@@ -64,7 +65,7 @@ class Teacher:
                 pooled = (hidden * mask[..., None]).sum(1)
                 out[rows] = torch.nn.functional.normalize(pooled, dim=-1).numpy().astype(np.float16)
                 start += len(rows)
-                progress.update(len(rows))
+                progress.advance(task, len(rows))
         return out
 
 

@@ -31,7 +31,7 @@ def train(texts: Iterable[str], size: int = SIZE) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(ADDED),
@@ -40,9 +40,7 @@ def train(texts: Iterable[str], size: int = SIZE) -> Tokenizer:
         special_tokens=[],
     )
     tokenizer.train_from_iterator(_with_prompts(texts), trainer)
-    tokenizer.add_tokens(
-        [AddedToken(text, special=special, normalized=False) for text, special in ADDED]
-    )
+    tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in ADDED])
     for word in ("yes", "no"):
         if len(tokenizer.encode(word, add_special_tokens=False).ids) != 1:
             raise RuntimeError(f"{word!r} is not one token")
@@ -60,6 +58,14 @@ def _with_prompts(texts: Iterable[str]) -> Iterable[str]:
         yield prompts.embed_query("what")
         yield tail
         yield from ("yes", "no", "\n", "\n\n", "user\n", "system\n", "assistant\n")
+
+
+def token(tokenizer: Tokenizer, text: str) -> int:
+    """The id of a text that is one token."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    if len(ids) != 1:
+        raise ValueError(f"{text!r} is not one token but {ids}")
+    return ids[0]
 
 
 def for_embedding(tokenizer: Tokenizer) -> Tokenizer:
