@@ -56,7 +56,7 @@ def fit(name: str, tokens: Sequence[int], seconds: Sequence[float], load_s: floa
     slope, fixed = np.polyfit(x, y, 1, w=1 / y)
     if slope <= 0:
         raise ValueError(f"{name}: larger batches took no longer; measure again on a quieter machine")
-    return ServiceCurve(name, max(fixed, 0.0), 1 / slope, int(x.max()), load_s, measured=True)
+    return ServiceCurve(name, max(float(fixed), 0.0), float(1 / slope), int(x.max()), load_s, measured=True)
 
 
 def measure(model: str, device: str = "auto", repeats: int = 5) -> ServiceCurve:

@@ -26,15 +26,18 @@ def plot(file: Path, curve: ServiceCurve, traffic: Traffic, days: list[Day]) -> 
     above.set_ylabel("thousand requests/s")
     above.legend()
     above.set_title(f"{curve.name}, {'measured' if curve.measured else 'on paper'}, {curve.load_s:g} s to load")
-    for found in days:
-        middle.plot(hours, found.replicas[::_MINUTE], label=f"{found.name}: {found.gpu_hours:.0f} GPU hours")
+    for found in reversed(days):  # the manifests' own come first, and lie on top
+        middle.plot(
+            hours,
+            found.replicas[::_MINUTE],
+            label=f"{found.name}: {found.gpu_hours:.0f} GPU hours, {100 * found.shed:.2f} % shed",
+        )
         worst = found.latency_s.reshape(-1, _MINUTE).max(axis=1)
-        below.plot(hours, 1000 * worst, label=f"{found.name}: {100 * found.shed:.2f} % shed", linewidth=0.9)
+        below.plot(hours, 1000 * worst, linewidth=0.9)
     middle.set_ylabel("ready replicas")
-    middle.legend()
+    figure.legend(*middle.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     below.set_ylabel("latency, worst of a minute, ms")
     below.set_yscale("log")
     below.set_xlabel("hour of the day")
-    below.legend()
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -156,7 +156,7 @@ def simulate(curve: ServiceCurve, traffic: Traffic, policy: Policy, start: int =
         worst[second] = max(worst[second], latencies[step])
     p50, p99 = _percentiles(latencies, weights, (0.5, 0.99))
     return Day(
-        policy.name, p50, p99, shed / max(1.0, float(arrivals.sum())), held / 3600, most,
+        policy.name, p50, p99, float(shed) / max(1.0, float(arrivals.sum())), held / 3600, most,
         (bulk_end - traffic.bulk_start_s) / 3600, replicas, worst,
     )  # fmt: skip
 

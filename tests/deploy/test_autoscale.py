@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from bench.autoscale import capacity
-from bench.autoscale.curve import CURVES, fit
+from bench.autoscale.curve import CURVES, fit, measure
 from bench.autoscale.policy import COMPONENTS, SYNC_S, Autoscaler, Limit, Policy, from_manifest
 from bench.autoscale.simulate import Day, simulate
 from bench.autoscale.traffic import Traffic, day
 from tests.deploy.manifests import ROOT
+from tests.support import checkpoints
 
 CURVE = CURVES["0.6b-h100"]
 PLAIN = Policy("plain", {"queue": 1.0}, 1, 100, (Limit("Percent", 100, 60),), 0, (Limit("Pods", 2, 60),), 300)
@@ -73,6 +74,13 @@ def test_a_curve_is_recovered_from_its_batches() -> None:
     found = fit("x", tokens, [CURVE.seconds(count) for count in tokens], 0.0)
     assert found.fixed_s == pytest.approx(CURVE.fixed_s)
     assert found.tokens_per_second == pytest.approx(CURVE.tokens_per_second)
+
+
+def test_a_model_is_measured_where_it_runs(tmp_path: Path) -> None:
+    found = measure(str(checkpoints.save(tmp_path / "model", "tied")), "cpu", repeats=3)
+    assert found.measured
+    assert 0 < found.tokens_per_second < math.inf
+    assert found.batch_tokens > 300  # 64 texts went into one batch
 
 
 @pytest.fixture(scope="module")
