@@ -17,11 +17,11 @@ def recommended_retrieval_weight(model: str) -> float | None:
     if not card.is_file():
         return None
     try:
-        weight = json.loads(card.read_text("utf-8")).get("recommended_retrieval_weight")
+        weight = json.loads(card.read_text("utf-8")).get("retrieval_weight")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{card} is no JSON object") from error
     if weight is None:
         return None
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        raise ValueError(f"{card}: recommended_retrieval_weight must be a number from 0 to 1")
+        raise ValueError(f"{card}: retrieval_weight must be a number from 0 to 1")
     return float(weight)

@@ -149,7 +149,7 @@ async def test_a_document_over_the_byte_limit_fails_alone(tiny) -> None:
 async def test_get_model(tiny, tmp_path) -> None:
     folder = tmp_path / "rerank"
     shutil.copytree(tiny.rerank, folder)
-    (folder / FILE).write_text(json.dumps({"recommended_retrieval_weight": 0.25}))
+    (folder / FILE).write_text(json.dumps({"retrieval_weight": 0.25}))
     for model, weight in ((tiny.rerank, None), (folder, 0.25)):
         async with reranking(type(tiny)(tiny.embed, model)) as served:
             told_model = await rerank_pb2_grpc.RerankServiceStub(served.channel).GetModel(
@@ -161,7 +161,7 @@ async def test_get_model(tiny, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "card", ["[]", "{", *(f'{{"recommended_retrieval_weight": {bad}}}' for bad in ("2", '"x"', "true"))]
+    "card", ["[]", "{", *(f'{{"retrieval_weight": {bad}}}' for bad in ("2", '"x"', "true"))]
 )
 def test_a_malformed_card_stops_the_start(tmp_path, card) -> None:
     (tmp_path / FILE).write_text(card)
