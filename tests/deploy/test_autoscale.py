@@ -76,6 +76,7 @@ def test_a_curve_is_recovered_from_its_batches() -> None:
     assert found.tokens_per_second == pytest.approx(CURVE.tokens_per_second)
 
 
+@pytest.mark.timeout(180)  # loads torch and transformers
 def test_a_model_is_measured_where_it_runs(tmp_path: Path) -> None:
     found = measure(str(checkpoints.save(tmp_path / "model", "tied")), "cpu", repeats=3)
     assert found.measured

@@ -160,9 +160,7 @@ async def test_get_model(tiny, tmp_path) -> None:
         assert told_model.recommended_retrieval_weight == (weight or 0)
 
 
-@pytest.mark.parametrize(
-    "card", ["[]", "{", *(f'{{"retrieval_weight": {bad}}}' for bad in ("2", '"x"', "true"))]
-)
+@pytest.mark.parametrize("card", ["[]", "{", *(f'{{"retrieval_weight": {bad}}}' for bad in ("2", '"x"', "true"))])
 def test_a_malformed_card_stops_the_start(tmp_path, card) -> None:
     (tmp_path / FILE).write_text(card)
     with pytest.raises(ValueError, match=r"winnow\.json"):
