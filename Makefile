@@ -6,7 +6,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check format verify-models nano bench clean
+.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check format verify-models nano manifests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test-unit: setup-dev ## Run the unit tests only
 
 test-integration: setup-dev ## Run the tests that start processes
 	$(PY) -m pytest tests/integration tests/faults tests/clients
+
+manifests: setup-dev ## Render, validate and run the Kubernetes manifests
+	$(PY) -m pytest tests/deploy
 
 lint: setup-dev ## Check style
 	$(VENV)/bin/ruff check .
