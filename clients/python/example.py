@@ -22,7 +22,7 @@ async def main() -> None:
     """Search three texts, embed them, and read an error."""
     async with grpc.aio.insecure_channel(os.environ.get("WINNOW_ADDRESS", "localhost:50050")) as channel:
         retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
-        request = retrieval_pb2.SearchRequest(query="delete a folder and all its files", top_n=2)
+        request = retrieval_pb2.SearchRequest(query="delete a directory tree", top_n=2)
         request.documents.documents.extend(retrieval_pb2.Document(text=text) for text in TEXTS)
         found = await retrieval.Search(request, timeout=10)
         for hit in found.hits:

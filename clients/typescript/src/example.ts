@@ -34,7 +34,7 @@ const texts = [
 ];
 const found = await call<SearchResponse__Output>((done) =>
   retrieval.search(
-    { query: "delete a folder and all its files", documents: { documents: texts.map((text) => ({ text })) }, topN: 2 },
+    { query: "delete a directory tree", documents: { documents: texts.map((text) => ({ text })) }, topN: 2 },
     { deadline: deadline() },
     done,
   ),
