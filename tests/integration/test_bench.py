@@ -26,7 +26,7 @@ def bench(*words: str | Path) -> list[dict[str, object]]:
 
 
 def test_quality_of_every_stage(stack: Stack, tmp_path: Path) -> None:
-    lines = (ROOT / "training" / "heldout" / "stdlib.jsonl").read_text("utf-8").splitlines()
+    lines = (ROOT / "training" / "heldout" / "debian.jsonl").read_text("utf-8").splitlines()
     (tmp_path / "set.jsonl").write_text("\n".join(lines[:60]))
     rows = bench("quality", tmp_path / "set.jsonl", "--address", stack.addresses["gateway"], "--queries", "4")
     assert all(list(row) == ["bench", "stage", "width", "metric", "value"] for row in rows)
