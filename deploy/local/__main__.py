@@ -12,7 +12,7 @@ from deploy.local.stack import FREE_PORTS, Ports, Stack
 
 TRY = """
 Try it:
-  .venv/bin/winnow search "how do I delete a folder" --inline "rmtree removes a directory tree" "remove deletes a file"
+  .venv/bin/winnow search "delete a directory tree" --inline "rmtree removes a directory tree" "remove deletes a file"
   .venv/bin/winnow --help
 Ctrl-C stops everything; what was indexed goes with it."""
 
@@ -51,7 +51,7 @@ def demo(console: Console) -> int:
 def run(console: Console) -> int:
     """Keep the stack up until Ctrl-C, or until a part of it ends."""
     with Stack(Ports(), say=console.print) as stack:
-        console.print(TRY)
+        console.print(TRY, soft_wrap=True)
         ended = stack.wait_for_end()
         console.print(f"{ended.name} ended by itself. {ended.tail()}", markup=False)
     return 1
