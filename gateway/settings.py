@@ -7,18 +7,14 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.runtime.channel import ChannelSettings
-from services.runtime.settings import Listen, OptionalListen, OptionalPath, ProcessSettings
+from services.runtime.settings import Listen, OptionalListen, OptionalPath, ProcessSettings, blank_is_none
 from winnow.common.v1 import common_pb2
 
 _SCHEMES = {"redis", "rediss", "redis+cluster", "rediss+cluster", "unix"}
 
 
-def _blank(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
 def _redis_url(value: object) -> object:
-    value = _blank(value)
+    value = blank_is_none(value)
     if isinstance(value, str) and urlsplit(value).scheme not in _SCHEMES:
         raise ValueError(f"must begin with one of {', '.join(sorted(f'{scheme}://' for scheme in _SCHEMES))}")
     return value
@@ -90,7 +86,7 @@ class GatewaySettings(ProcessSettings):
     search_retrieve_share: float = Field(
         0.5, gt=0, le=1, description="largest part of the remaining time that the retrieve stage may take"
     )
-    retrieval_weight: Annotated[float | None, BeforeValidator(_blank)] = Field(
+    retrieval_weight: Annotated[float | None, BeforeValidator(blank_is_none)] = Field(
         None, ge=0, le=1, description="share of the first stage in the score; empty: what the rerank model recommends"
     )
 

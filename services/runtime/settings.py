@@ -23,7 +23,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
-def _blank(value: object) -> object:
+def blank_is_none(value: object) -> object:
+    """For BeforeValidator: a variable that is set to nothing is as good as unset."""
     return None if isinstance(value, str) and not value.strip() else value
 
 
@@ -37,10 +38,12 @@ def _host_port(value: object) -> object:
 
 Listen = Annotated[str, BeforeValidator(_host_port)]
 """HOST:PORT; port 0 takes a free one, which is said on stderr."""
-OptionalListen = Annotated[Listen | None, BeforeValidator(_blank)]
+OptionalListen = Annotated[Listen | None, BeforeValidator(blank_is_none)]
 """The same; empty turns it off."""
-OptionalPath = Annotated[Path | None, BeforeValidator(_blank)]
+OptionalPath = Annotated[Path | None, BeforeValidator(blank_is_none)]
 """A file; empty is none."""
+OptionalText = Annotated[str | None, BeforeValidator(blank_is_none)]
+"""A text; empty is none."""
 
 
 class ProcessSettings(BaseSettings):

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from services.engine.types import EngineSettings
-from services.runtime.settings import ProcessSettings
+from services.runtime.settings import OptionalText, ProcessSettings
 from winnow.common.v1 import common_pb2
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-
-
-def _blank(value: object) -> object:
-    return None if isinstance(value, str) and not value.strip() else value
 
 
 class WorkerSettings(ProcessSettings):
     """How a worker loads its model, and what one request may hold."""
 
     model: str = Field(description="model: a folder in Hugging Face layout, or a hub id", min_length=1)
-    revision: Annotated[str | None, BeforeValidator(_blank)] = Field(
-        None, description="commit or tag of the hub id; empty: its main branch"
-    )
+    revision: OptionalText = Field(None, description="commit or tag of the hub id; empty: its main branch")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the model runs; auto: CUDA where there is one"
     )

@@ -9,20 +9,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from services.runtime.channel import channel
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.otlp import attributes, named, receiver
+from tests.support.otlp import attributes, named
 from tests.support.tiny import embedding, held, until_calls, until_queued
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 SERVER = Span.SPAN_KIND_SERVER
 STAGES = [names.BATCH, names.FORWARD, names.QUEUE, names.TOKENIZE]
-
-
-@pytest.fixture
-async def collected(monkeypatch):
-    async with receiver() as to:
-        for name, value in to.environment().items():
-            monkeypatch.setenv(name, value)
-        yield to
 
 
 @pytest.fixture

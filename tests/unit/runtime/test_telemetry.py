@@ -12,21 +12,13 @@ from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import InvalidField, ReplicaFull
 from services.runtime.telemetry import logs, names
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.otlp import attributes, receiver
+from tests.support.otlp import attributes
 from tests.support.scripted import SERVICE, Scripted
 from tests.support.serving import serving, told
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 METHOD = f"{SERVICE}/Embed"
 STREAM = f"{SERVICE}/EmbedStream"
-
-
-@pytest.fixture
-async def collected(monkeypatch):
-    async with receiver() as to:
-        for name, value in to.environment().items():
-            monkeypatch.setenv(name, value)
-        yield to
 
 
 @pytest.fixture
