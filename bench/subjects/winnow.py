@@ -50,7 +50,7 @@ class WinnowEmbedder:
         """See `Embedder`."""
         self.computed.tokens = self.computed.texts = 0
         kind = InputType.QUERY if queries else InputType.DOCUMENT
-        result = self.loop.run(self.engine.embed(texts, input_type=kind, lane=Lane.BULK))
+        result = self.loop.run(self.engine.embed(texts, input_type=kind, lane=Lane.INTERACTIVE))
         return np.stack([_sound(item).vector for item in result.items])
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class WinnowReranker:
 
     async def _rerank(self, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
         results = await asyncio.gather(
-            *(self._engine.rerank(query, documents, lane=Lane.BULK) for query, documents in requests)
+            *(self._engine.rerank(query, documents, lane=Lane.INTERACTIVE) for query, documents in requests)
         )
         return np.array([_scored(item).probability for result in results for item in result.items])
 

@@ -50,6 +50,11 @@ class Checkpoint:
             raise CheckpointError(f"{model}: cannot be downloaded ({type(error).__name__}); give a folder?") from error
         return cls(folder, model, folder.name)  # the snapshot's folder is named by its commit
 
+    @property
+    def size(self) -> int:
+        """Bytes of its weights on disk."""
+        return sum(file.stat().st_size for file in {file for file, _ in self._entries.values()})
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -13,7 +13,9 @@ LinearFormat = Callable[[torch.Tensor], Linear]
 """Turns a weight `[out, in]` as stored in the checkpoint into a Linear."""
 
 MAX_RELATIVE_ERROR = 1e-5
+_PROBE_ROWS = (12, 1024)  # a short query, a full step
 _PROBE_S, _PAIRS = 0.1, 500  # at most, per number of rows
+_MANY_ROWS = 256  # from here on FBGEMM, which reads the weights again for every 100 rows or so, loses its lead
 
 
 def dense(device: torch.device, dtype: torch.dtype) -> LinearFormat:
@@ -41,15 +43,23 @@ def packed_fp16(weight: torch.Tensor) -> Linear:
     return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
 
 
-def choose_cpu_format(sample: torch.Tensor) -> LinearFormat:
-    """`packed_fp16` if a probe on `sample` (a weight of the model) finds it faster and within 1e-5, else `fp32`."""
+def by_rows(weight: torch.Tensor) -> Linear:
+    """Both: fp16 for few rows, where reading the weights takes the time, and fp32 for many. 6 bytes a weight, not 2."""
+    plain, packed = fp32(weight), packed_fp16(weight)
+    return lambda x: (plain if len(x) >= _MANY_ROWS else packed)(x)
+
+
+def choose_cpu_format(sample: torch.Tensor, *, room_for_both: bool) -> LinearFormat:
+    """What a probe on `sample` (a weight of the model) finds fastest and within 1e-5, for one text and for full steps.
+
+    Where the two differ in that, `by_rows` if there is room for both copies, else what a token costs less in.
+    """
     if sample.dtype == torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines:
         return fp32
     torch.backends.quantized.engine = "fbgemm"
-    sample = sample[:2048]
     plain, packed = fp32(sample), packed_fp16(sample)
-    gain = 0.0
-    for rows in (12, 512):  # a token of a short query counts as much as one of a full step
+    gains = []
+    for rows in _PROBE_ROWS:
         x = torch.randn(rows, sample.shape[1], generator=torch.Generator().manual_seed(rows))
         expected = plain(x)
         if (packed(x) - expected).norm() > MAX_RELATIVE_ERROR * expected.norm():
@@ -58,8 +68,11 @@ def choose_cpu_format(sample: torch.Tensor) -> LinearFormat:
         pairs = [(_seconds(plain, x), _seconds(packed, x)) for _ in range(3)]
         while len(pairs) < _PAIRS and sum(map(sum, pairs)) < _PROBE_S:
             pairs.append((_seconds(plain, x), _seconds(packed, x)))
-        gain += (min(p[0] for p in pairs) - min(p[1] for p in pairs)) / rows
-    return packed_fp16 if gain > 0 else fp32
+        gains.append((min(p[0] for p in pairs) - min(p[1] for p in pairs)) / rows)
+    few, many = gains
+    if few > 0 > many and room_for_both:
+        return by_rows
+    return packed_fp16 if few + many > 0 else fp32
 
 
 def _seconds(linear: Linear, x: torch.Tensor) -> float:

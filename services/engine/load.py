@@ -1,16 +1,15 @@
 """Start-up: settings → checkpoint → model on its device, warmed up and checked against itself."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from services.engine import machine
 from services.engine.checkpoint import Checkpoint
 from services.engine.cuda import Cuda
 from services.engine.devices import Cpu, Device
@@ -43,6 +42,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 # Rows of a feed-forward layer computed at once: bounds memory for long texts, and stays in cache on the CPU.
 _MLP_ROWS = {"cpu": 1024, "cuda": 16384}
 
+# Share of the free memory that the weights may fill when they are kept in two formats.
+_ROOM = 0.5
 _WARM_UP_TOKENS = 256
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
@@ -61,7 +62,9 @@ class Loaded:
 def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Loaded:
     """Blocking. Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself."""
     device, dtype = _placement(settings)
-    _use_threads(settings)
+    machine.use_threads(settings.threads, settings.tokenizer_threads)
+    if device.type == "cpu":
+        machine.keep_freed_memory()
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     config = checkpoint.config
     max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings)
@@ -72,13 +75,14 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         raise CheckpointError(
             f"tokenizer.json has {tokenizer.vocab_size} tokens, the model's vocabulary only {config.vocab_size}"
         )
-    with ThreadPoolExecutor(1) as beside:
+    linear = dense(device, dtype)
+    pointwise: Pointwise = Fused(config.rms_norm_eps)
+    if device.type == "cpu" and dtype == torch.float32:
+        sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
+        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * machine.free_memory())
+        pointwise = InPlace(config.rms_norm_eps)
+    with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
         digest = beside.submit(checkpoint.digest)
-        linear = dense(device, dtype)
-        pointwise: Pointwise = Fused(config.rms_norm_eps)
-        if device.type == "cpu" and dtype == torch.float32:
-            sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-            linear, pointwise = choose_cpu_format(sample), InPlace(config.rms_norm_eps)
         weights = read(checkpoint, device, dtype, linear, max_tokens)
         model = Qwen3(config, weights, pointwise, dtype, _MLP_ROWS[device.type])
         head = make_head(checkpoint, tokenizer, device)
@@ -133,23 +137,6 @@ def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
     if name not in _DTYPES:
         raise CheckpointError(f"dtype {name!r} is unknown: auto, {', '.join(_DTYPES)}")
     return torch.device(kind), _DTYPES[name]
-
-
-def _use_threads(settings: EngineSettings) -> None:
-    """Process-wide, once: the kernels' threads and the tokenizer's (its pool reads the variable on first use)."""
-    torch.set_num_threads(settings.threads or _cpus())
-    os.environ.setdefault("RAYON_NUM_THREADS", str(settings.tokenizer_threads))
-
-
-def _cpus() -> int:
-    """CPUs this process may use. A container's quota does not show in the count of processors; more threads than it
-    allows would be throttled, all at the same moment."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroups v2, or "max"
-        return cpus
 
 
 def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
