@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantization", default="INT8", choices=[kind.name for kind in Quantization], help="default INT8"
     )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot of time and memory (PNG or SVG)")
     report.add_arguments(parser)
 
 
@@ -63,6 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     for row in rows:
         output.add(row.as_dict())
     output.finish(table_of(rows, f"index: the nearest {_COUNT} of a growing collection, one search at a time"))
+    if arguments.plot:
+        from bench.growth import plot
+
+        plot(arguments.plot, rows)
     return 0
 
 

@@ -44,7 +44,7 @@ class Check:
 
     def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
         """A value that the contract names. Proto3 enums are open: any number arrives."""
-        if value not in kind.values():
+        if value not in kind.DESCRIPTOR.values_by_number:
             self.wrong(field, f"is {value}, which is no {kind.DESCRIPTOR.name}; known: {', '.join(kind.keys())}")
 
     def filled(self, field: str, text: str) -> None:

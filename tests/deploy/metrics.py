@@ -34,7 +34,7 @@ def exported() -> frozenset[str]:
             elif constant in _COUNTERS or constant.startswith("CACHE_"):
                 telemetry.counter(instrument).add(1)
             elif constant == "SERVER_ACTIVE":
-                telemetry.up_down_counter(instrument).add(1)
+                telemetry.levels(instrument, lambda: [(1.0, {})])
             else:
                 telemetry.gauge(instrument, lambda: 1.0)
         with urllib.request.urlopen(f"http://{telemetry.metrics_address}/metrics", timeout=10) as answer:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import grpc
 from opentelemetry import trace
 
 from services.runtime.auth import Tokens
@@ -22,14 +18,13 @@ class AuthInterceptor(Around):
     infrastructure = False
 
     def __init__(self, tokens: Tokens) -> None:
+        super().__init__()
         self._tokens = tokens
 
-    @asynccontextmanager
-    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+    def admit(self, context: Context) -> None:
         """Refuses, or stands aside."""
-        header = next((str(v) for k, v in details.invocation_metadata or () if k == "authorization"), "")
+        header = next((str(v) for k, v in context.invocation_metadata() or () if k == "authorization"), "")
         name = self._tokens.name_of(header[len(_SCHEME) :]) if header.lower().startswith(_SCHEME) else None
         if name is None:
             raise Unauthenticated
         trace.get_current_span().set_attribute(names.CLIENT, name)
-        yield

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import grpc
-
 from services.runtime.deadline import remaining
 from services.runtime.errors import DeadlineTooShort
 from services.runtime.interceptors.around import Around, Context
@@ -18,12 +13,11 @@ class DeadlineInterceptor(Around):
     infrastructure = False
 
     def __init__(self, least_seconds: float = 0.001) -> None:
+        super().__init__()
         self._least = least_seconds
 
-    @asynccontextmanager
-    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+    def admit(self, context: Context) -> None:
         """Refuses, or stands aside."""
         left = remaining(context)
         if left is not None and left < self._least:
             raise DeadlineTooShort
-        yield

@@ -16,7 +16,7 @@ class ErrorsInterceptor(Around):
     """Problem → status; any other exception → INTERNAL with an incident id; a stray CancelledError likewise."""
 
     @asynccontextmanager
-    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+    async def call(self, method: str, context: Context) -> AsyncIterator[None]:
         """Aborts the call with what the handler's exception means."""
         try:
             yield

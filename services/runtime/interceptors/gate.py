@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import grpc
-
 from services.runtime.errors import NotReady
 from services.runtime.interceptors.around import Around, Context
 from services.runtime.lifecycle import Lifecycle, Phase
@@ -18,10 +16,11 @@ class GateInterceptor(Around):
     infrastructure = False
 
     def __init__(self, lifecycle: Lifecycle) -> None:
+        super().__init__()
         self._lifecycle = lifecycle
 
     @asynccontextmanager
-    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+    async def call(self, method: str, context: Context) -> AsyncIterator[None]:
         """Refuses, or counts."""
         if self._lifecycle.phase is not Phase.SERVING:
             raise NotReady(self._lifecycle.phase.value)

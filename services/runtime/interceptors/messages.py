@@ -6,15 +6,13 @@ would say RESOURCE_EXHAUSTED or INTERNAL.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from services.runtime.errors import InvalidField, Problem
-from services.runtime.interceptors.around import Around, Context
+from services.runtime.interceptors.around import Around
 
 
 class MessagesInterceptor(Around):
@@ -23,12 +21,8 @@ class MessagesInterceptor(Around):
     infrastructure = False
 
     def __init__(self, max_message_bytes: int) -> None:
+        super().__init__()
         self._limit = max_message_bytes
-
-    @asynccontextmanager
-    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
-        """Nothing around the call: the work is at its messages."""
-        yield
 
     def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
         """Hands on a problem in the place of a bad message: a raise here would reach the caller as INTERNAL."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,23 +48,24 @@ class TelemetryInterceptor(Around):
     infrastructure = False
 
     def __init__(self, telemetry: Telemetry) -> None:
+        super().__init__()
         self._tracer = telemetry.tracer
         self._duration = telemetry.histogram(names.SERVER_DURATION)
-        self._active = telemetry.up_down_counter(names.SERVER_ACTIVE)
+        self._active: Counter[str] = Counter()  # by method; reported when asked for, cheaper than at each change
+        telemetry.levels(names.SERVER_ACTIVE, self._levels)
         self._shed = telemetry.counter(names.SHED)
         self._propagator = TraceContextTextMapPropagator()
 
     @asynccontextmanager
-    async def call(self, details: grpc.HandlerCallDetails, context: Context) -> AsyncIterator[None]:
+    async def call(self, method: str, context: Context) -> AsyncIterator[None]:
         """The span is current within the handler; `trace.get_current_span()` adds attributes to it."""
-        method = str(details.method).lstrip("/")
-        attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
-        carrier = {k: str(v) for k, v in details.invocation_metadata or () if k in _PROPAGATED}
+        attributes = _attributes(method)
+        carrier = {k: str(v) for k, v in context.invocation_metadata() or () if k in _PROPAGATED}
         parent = self._propagator.extract(carrier, otel_context.Context())
         span = self._tracer.start_span(method, parent, SpanKind.SERVER, dict(attributes))
         token = otel_context.attach(trace.set_span_in_context(span, parent))
         started = time.perf_counter()
-        self._active.add(1, attributes)
+        self._active[method] += 1
         code = grpc.StatusCode.UNKNOWN
         try:
             yield
@@ -80,7 +82,7 @@ class TelemetryInterceptor(Around):
             self._note(span, problem)
             raise problem from error
         finally:
-            self._active.add(-1, attributes)
+            self._active[method] -= 1
             attributes[names.RPC_STATUS] = code.name
             if code in _SERVER_ERRORS:
                 attributes[names.ERROR_TYPE] = code.name
@@ -90,12 +92,19 @@ class TelemetryInterceptor(Around):
             otel_context.detach(token)
             span.end()
 
+    def _levels(self) -> Iterable[tuple[float, Mapping[str, str]]]:
+        return [(calls, _attributes(method)) for method, calls in list(self._active.items())]
+
     def _note(self, span: trace.Span, problem: Problem) -> None:
         span.set_attribute(names.REASON, problem.reason)
         if isinstance(problem, Internal):
             span.set_attribute(names.INCIDENT, problem.incident)
         if problem.reason in _SHED:
             self._shed.add(1, {names.SHED_REASON: problem.reason.lower()})
+
+
+def _attributes(method: str) -> dict[str, str]:
+    return {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
 
 
 def _said(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

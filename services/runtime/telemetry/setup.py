@@ -76,9 +76,15 @@ class Telemetry:
         """A sum that only grows."""
         return self.meter.create_counter(instrument.name, instrument.unit, instrument.description)
 
-    def up_down_counter(self, instrument: Instrument) -> metrics.UpDownCounter:
-        """A sum that grows and shrinks."""
-        return self.meter.create_up_down_counter(instrument.name, instrument.unit, instrument.description)
+    def levels(self, instrument: Instrument, read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]]) -> None:
+        """Sums that grow and shrink, each with its attributes; read when they are collected, from another thread."""
+
+        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+            return [metrics.Observation(value, attributes) for value, attributes in read()]
+
+        self.meter.create_observable_up_down_counter(
+            instrument.name, [observe], instrument.unit, instrument.description
+        )
 
     def histogram(self, instrument: Instrument) -> metrics.Histogram:
         """A distribution over the instrument's buckets."""
