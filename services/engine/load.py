@@ -30,8 +30,9 @@ MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
 
 _MAX_TOKENS = 8192  # of one text, where the settings name no limit
 # Tokens per batch. CPU: products of weights gain nothing past some 200 rows, but the documents of a rerank request
-# share its prefix only within a batch. CUDA: enough to hide launches and fill the card.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# share its prefix only within a batch; at 2048 the 0.6B model's products reach 32 MB, for which glibc asks the system
+# each time, zeroed page by page. CUDA: enough to hide launches and fill the card.
+_BATCH_TOKENS = {"cpu": 2000, "cuda": 16384}
 # A bulk batch is what an interactive request may find in its way: as many tokens as take this long, but not fewer.
 _BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
@@ -63,8 +64,6 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
     """Blocking. Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself."""
     device, dtype = _placement(settings)
     machine.use_threads(settings.threads, settings.tokenizer_threads)
-    if device.type == "cpu":
-        machine.keep_freed_memory()
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     config = checkpoint.config
     max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings)

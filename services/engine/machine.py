@@ -1,6 +1,5 @@
-"""What this process may use of its machine, and how it uses it. Set once, at start-up."""
+"""What this process may use of its machine."""
 
-import ctypes
 import os
 import re
 from pathlib import Path
@@ -9,8 +8,6 @@ import torch
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-# <malloc.h>
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def use_threads(threads: int | None, tokenizer_threads: int) -> None:
@@ -42,18 +39,3 @@ def free_memory() -> int:
         return max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):  # no cgroups v2, or "max"
         return free
-
-
-def keep_freed_memory() -> None:
-    """Keeps what a step of the model frees for the next one.
-
-    glibc gives blocks of 32 MB and more back to the system at once and takes them again, page by page, zeroed: a tenth
-    of the time of a large product. What stays taken is the most that was ever used at once.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
-    mallopt(_M_ARENA_MAX, 1)  # the model's thread would have a heap of its own, of blocks of at most 64 MB
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
