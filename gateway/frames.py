@@ -38,13 +38,7 @@ class Frames:
         number = self._numbers.get(key)
         if number is None:
             return None
-        frames = []
-        for text in texts:
-            frame = self._frames.get((number, text))
-            if frame is None:
-                return None
-            frames.append(frame)
-        return frames
+        return self._frames.all([(number, text) for text in texts])
 
     def put(self, key: Hashable, text: str, result: embed_pb2.EmbedResult) -> None:
         """Keep the result of a text, which says that it came from the cache."""

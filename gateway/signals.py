@@ -1,5 +1,6 @@
 """What the gateway reports: its counters, and the spans of its stages. Texts are never recorded."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -16,8 +17,10 @@ class Signals:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._tracer = telemetry.tracer
-        self._hits = telemetry.counter(names.CACHE_HITS)
-        self._misses = telemetry.counter(names.CACHE_MISSES)
+        self._hits: Counter[str] = Counter()  # by kind
+        self._misses: Counter[str] = Counter()
+        telemetry.totals(names.CACHE_HITS, lambda: _by_kind(self._hits))
+        telemetry.totals(names.CACHE_MISSES, lambda: _by_kind(self._misses))
         self._errors = telemetry.counter(names.CACHE_ERRORS)
         self._degraded = telemetry.counter(names.DEGRADED_ANSWERS)
 
@@ -36,9 +39,9 @@ class Signals:
     def cache_used(self, kind: str, hits: int, misses: int) -> None:
         """Items of one call that a cache had, and that none had."""
         if hits:
-            self._hits.add(hits, {names.KIND: kind})
+            self._hits[kind] += hits
         if misses:
-            self._misses.add(misses, {names.KIND: kind})
+            self._misses[kind] += misses
 
     def cache_error(self, operation: str, kind: str) -> None:
         """A cache call that failed: `operation` is "read" or "write"."""
@@ -47,3 +50,7 @@ class Signals:
     def degraded(self, stage: str, reason: str) -> None:
         """An answer that fell short in `stage`."""
         self._degraded.add(1, {names.STAGE: stage, names.SHED_REASON: reason})
+
+
+def _by_kind(items: Counter[str]) -> list[tuple[float, Mapping[str, str]]]:
+    return [(count, {names.KIND: kind}) for kind, count in list(items.items())]

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from bench.metrics import ndcg, ranks_of
-from training import data, debian, evaluate, export, lexical, start, static
+from training import data, debian, evaluate, export, lexical, nano_embed, nano_rerank, static
 from training import tokenizer as bpe
 from training.batches import Batches
 from training.model import Shape
@@ -79,18 +79,18 @@ class Pipeline:
         """The bag, written down as a Qwen3 model."""
         tokenizer = self._tokenizer()
         opens, query, end = (bpe.token(tokenizer, text) for text in ("Instruct", "Query", bpe.END))
-        model = start.embedder(self._bag(), EMBEDDER, opens, query, end)
+        model = nano_embed.embedder(self._bag(), EMBEDDER, opens, query, end)
         export.embedder(model, tokenizer, self._models / "nano-embed")
 
     def reranker(self) -> None:
         """The bag and the words' codes, written down as a Qwen3 reranker."""
         tokenizer = self._tokenizer()
-        tokens = {name: bpe.token(tokenizer, name) for name in start.MARKS}
+        tokens = {name: bpe.token(tokenizer, name) for name in nano_rerank.MARKS}
         share = torch.ones(RERANKER.vocab_size)
         for doc in self._batches().docs:
             share.index_add_(0, torch.from_numpy(doc).long(), torch.ones(len(doc)))
-        codes, rarity = lexical.codes(tokenizer, share / share.sum(), start.CODE)
-        model = start.reranker(self._bag(), codes, rarity, RERANKER, tokens)
+        codes, rarity = lexical.codes(tokenizer, share / share.sum(), *nano_rerank.CODE)
+        model = nano_rerank.reranker(self._bag(), codes, rarity, RERANKER, tokens)
         export.reranker(model, tokenizer, self._models / "nano-rerank")
 
     def blend(self) -> None:

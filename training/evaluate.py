@@ -29,7 +29,7 @@ from training.tokenizer import END, token
 
 Scores = npt.NDArray[np.float32]
 MODELS = Path(__file__).parent.parent / "models"
-WEIGHTS = (0.0, 0.3, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 1.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MAX_TOKENS = 512
 TOP = 50
 

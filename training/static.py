@@ -1,6 +1,6 @@
 """The trained part: a bag of tokens. One vector a token, a text is the mean of its tokens; 384 floats, no network.
 
-It trains at hundreds of thousands of tokens a second, gets most of the way, and ``start.py`` turns it into a
+It trains at hundreds of thousands of tokens a second, gets most of the way, and ``nano_embed.py`` turns it into a
 Qwen3 model that scores nearly alike.
 """
 

@@ -12,15 +12,17 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 from wsgiref.simple_server import WSGIServer
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from prometheus_client import CollectorRegistry, start_http_server
 
 from services.runtime.telemetry.names import SCOPE, Instrument
@@ -28,6 +30,9 @@ from services.runtime.telemetry.names import SCOPE, Instrument
 log = logging.getLogger("winnow.telemetry")
 
 _SHUTDOWN_SECONDS = 5.0
+
+# Values, each with its attributes; called when they are collected, from another thread.
+Read: TypeAlias = "Callable[[], Iterable[tuple[float, Mapping[str, str]]]]"
 
 
 class Telemetry:
@@ -58,8 +63,7 @@ class Telemetry:
             resource = resource.merge(Resource({SERVICE_NAME: service}))
         registry = CollectorRegistry()
         meters = MeterProvider(_readers(registry, metrics_listen, environ), resource, shutdown_on_exit=False)
-        tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-        _export_traces(tracers, environ)
+        tracers = _tracers(resource, environ)
         telemetry = cls(tracers, meters)
         if metrics_listen is not None:
             host, _, port = metrics_listen.rpartition(":")
@@ -76,14 +80,16 @@ class Telemetry:
         """A sum that only grows."""
         return self.meter.create_counter(instrument.name, instrument.unit, instrument.description)
 
-    def levels(self, instrument: Instrument, read: Callable[[], Iterable[tuple[float, Mapping[str, str]]]]) -> None:
-        """Sums that grow and shrink, each with its attributes; read when they are collected, from another thread."""
+    def totals(self, instrument: Instrument, read: Read) -> None:
+        """Sums that only grow, for where a counter would be bumped too often."""
+        self.meter.create_observable_counter(
+            instrument.name, [_observing(read)], instrument.unit, instrument.description
+        )
 
-        def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-            return [metrics.Observation(value, attributes) for value, attributes in read()]
-
+    def levels(self, instrument: Instrument, read: Read) -> None:
+        """Sums that grow and shrink."""
         self.meter.create_observable_up_down_counter(
-            instrument.name, [observe], instrument.unit, instrument.description
+            instrument.name, [_observing(read)], instrument.unit, instrument.description
         )
 
     def histogram(self, instrument: Instrument) -> metrics.Histogram:
@@ -136,13 +142,21 @@ def _has_endpoint(environ: Mapping[str, str], signal: str) -> bool:
     return bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
 
 
-def _export_traces(tracers: TracerProvider, environ: Mapping[str, str]) -> None:
+def _tracers(resource: Resource, environ: Mapping[str, str]) -> TracerProvider:
     if "otlp" not in _exporters(environ, "TRACES", "otlp") or not _has_endpoint(environ, "TRACES"):
-        return
+        # Ids for the logs, and the caller's own sampling handed on; but nothing recorded that nobody receives.
+        sampler = None if OTEL_TRACES_SAMPLER in environ else ParentBased(ALWAYS_OFF)
+        return TracerProvider(sampler, resource, shutdown_on_exit=False)
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
     tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return tracers
+
+
+def _observing(read: Read) -> Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]:
+    return lambda _: [metrics.Observation(value, attributes) for value, attributes in read()]
 
 
 def _readers(registry: CollectorRegistry, listen: str | None, environ: Mapping[str, str]) -> list[MetricReader]:
