@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from training import start
+from training import nano_embed, nano_rerank
 from training.embed import encode
-from training.model import Qwen3, Shape
+from training.model import Qwen3, Shape, pad
 from training.queries import QueryWriter
 from training.rows import Row
 from training.static import pool
@@ -51,19 +52,56 @@ def test_shared_prefixes(models: tuple[Qwen3, torch.nn.Module]) -> None:
 
 
 @torch.no_grad()
-def test_the_start_scores_like_the_bag_of_tokens() -> None:
+def test_nano_embed_scores_like_the_bag_of_tokens() -> None:
     torch.manual_seed(0)
     shape = replace(Shape(), vocab_size=300)
     table = torch.randn(300, 384) * torch.rand(300, 1)
-    model = start.embedder(table, shape, opens=297, query=298, end=299)
+    model = nano_embed.embedder(table, shape, opens=297, query=298, end=299)
     texts = [torch.randint(290, (n,)).tolist() for n in (3, 8, 20, 30)]
     prompt = [297, 5, 6, 7, 8, 9, 298, 10]
     raw = encode(model, [[*t, 299] for t in texts])
     asked = encode(model, [[*prompt, *t, 299] for t in texts])
-    bag = torch.nn.functional.cosine_similarity(pool(table, texts)[:, None], pool(table, texts)[None], dim=-1)
-    ours = torch.nn.functional.cosine_similarity(asked[:, None], raw[None], dim=-1)
+    bag = F.cosine_similarity(pool(table, texts)[:, None], pool(table, texts)[None], dim=-1)
+    ours = F.cosine_similarity(asked[:, None], raw[None], dim=-1)
     assert (ours.argmax(-1) == torch.arange(4)).all()
     assert (ours - bag).abs().max() < 0.25
+
+
+@torch.no_grad()
+def test_nano_rerank_adds_similarity_and_words_found() -> None:
+    """Its logit is a + b·cosine + c·(rarity of the shared words, each once) / (tokens of the document + about 700)."""
+    torch.manual_seed(0)
+    shape = replace(Shape(), vocab_size=300, num_hidden_layers=4, intermediate_size=384)
+    table = torch.randn(300, 384)
+    codes = F.normalize(torch.randn(300, *nano_rerank.CODE), dim=-1).flatten(1) / nano_rerank.CODE[0] ** 0.5
+    rarity = torch.rand(300)
+    tokens = {name: 299 - i for i, name in enumerate(nano_rerank.MARKS)}
+    model = nano_rerank.reranker(table, codes, rarity, shape, tokens)
+    words = torch.arange(tokens[nano_rerank.MARKS[-1]])
+
+    def prompt(query: list[int], doc: list[int]) -> list[int]:
+        head = ("<|im_start|>", "system", "\n", 0, 1, 2, "<|im_end|>", "\n", "<|im_start|>", 3, "\n", "<Instruct", ">:")
+        middle = (4, 5, "\n", "<Query", ">:", *query, "\n", "<Document", ">:", *doc)
+        tail = ("<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "<think>", "\n\n", "</think>", "\n\n")
+        return [tokens[part] if isinstance(part, str) else part for part in (*head, *middle, *tail)]
+
+    pairs = []
+    for _ in range(40):
+        query = words[torch.randperm(len(words))[:6]].tolist()
+        doc = words[torch.randint(len(words), (int(torch.randint(20, 200, ())),))].tolist()
+        pairs.append((query, doc + query[: int(torch.randint(7, ()))] * 2))
+    ids, lengths = pad([prompt(query, doc) for query, doc in pairs])
+    hidden = model(ids, lengths)[0]
+    weight = model.embed_tokens.weight
+    logits = hidden @ (weight[tokens["yes"]] - weight[tokens["no"]])
+
+    content = table[:, :186]
+    cosine = F.cosine_similarity(pool(content, [q for q, _ in pairs]), pool(content, [d for _, d in pairs]), dim=-1)
+    shared = torch.stack([rarity[sorted({*query} & {*doc})].sum() / (len(doc) + 700) for query, doc in pairs])
+    features = torch.stack([cosine, shared, torch.ones(len(pairs))], 1)
+    fitted = torch.linalg.lstsq(features, logits[:, None]).solution
+    assert (fitted[:2] > 0).all()
+    assert (features @ fitted)[:, 0].sub(logits).abs().max() < 0.1 * (logits.max() - logits.min())
 
 
 def test_queries_are_written_from_rows() -> None:
