@@ -18,12 +18,13 @@ from grpc_reflection.v1alpha import reflection
 
 from services.runtime.auth import Tokens, server_credentials
 from services.runtime.interceptors import (
-    AuthInterceptor,
-    DeadlineInterceptor,
-    ErrorsInterceptor,
-    GateInterceptor,
-    MessagesInterceptor,
-    TelemetryInterceptor,
+    AuthLayer,
+    DeadlineLayer,
+    ErrorsLayer,
+    GateLayer,
+    Layers,
+    MessagesLayer,
+    TelemetryLayer,
 )
 from services.runtime.lifecycle import Lifecycle, Phase
 from services.runtime.settings import ProcessSettings
@@ -59,16 +60,17 @@ class Application(Protocol):
 
 def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle) -> grpc.aio.Server:
     """A server with interceptors, limits, health and reflection; not yet bound."""
-    tokens = [AuthInterceptor(Tokens(settings.auth_tokens_file))] if settings.auth_tokens_file else []
+    tokens = [AuthLayer(Tokens(settings.auth_tokens_file))] if settings.auth_tokens_file else []
+    layers = [
+        ErrorsLayer(),
+        TelemetryLayer(telemetry),
+        *tokens,
+        GateLayer(lifecycle),
+        DeadlineLayer(),
+        MessagesLayer(settings.max_message_bytes),
+    ]
     server = grpc.aio.server(
-        interceptors=[
-            ErrorsInterceptor(),
-            TelemetryInterceptor(telemetry),
-            *tokens,
-            GateInterceptor(lifecycle),
-            DeadlineInterceptor(),
-            MessagesInterceptor(settings.max_message_bytes),
-        ],
+        interceptors=[Layers(layers)],
         options=_options(settings),
     )
     health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
@@ -172,7 +174,7 @@ async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc
 def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
     options = [
         ("grpc.so_reuseport", 0),  # with 1 a second process would share the port in silence
-        # Twice the limit: what is a little over it is told by name (MessagesInterceptor), not cut off by grpc.
+        # Twice the limit: what is a little over it is told by name (MessagesLayer), not cut off by grpc.
         ("grpc.max_receive_message_length", min(2 * settings.max_message_bytes, 2**31 - 1)),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below our clients' 20 s, or they get GOAWAY

@@ -1,17 +1,19 @@
-"""Server interceptors, outermost first: errors → telemetry → auth → gate → deadline → messages."""
+"""Layers around every handler, outermost first: errors → telemetry → auth → gate → deadline → messages."""
 
-from services.runtime.interceptors.auth import AuthInterceptor
-from services.runtime.interceptors.deadline import DeadlineInterceptor
-from services.runtime.interceptors.errors import ErrorsInterceptor
-from services.runtime.interceptors.gate import GateInterceptor
-from services.runtime.interceptors.messages import MessagesInterceptor
-from services.runtime.interceptors.telemetry import TelemetryInterceptor
+from services.runtime.interceptors.auth import AuthLayer
+from services.runtime.interceptors.deadline import DeadlineLayer
+from services.runtime.interceptors.errors import ErrorsLayer
+from services.runtime.interceptors.gate import GateLayer
+from services.runtime.interceptors.layer import Layers
+from services.runtime.interceptors.messages import MessagesLayer
+from services.runtime.interceptors.telemetry import TelemetryLayer
 
 __all__ = [
-    "AuthInterceptor",
-    "DeadlineInterceptor",
-    "ErrorsInterceptor",
-    "GateInterceptor",
-    "MessagesInterceptor",
-    "TelemetryInterceptor",
+    "AuthLayer",
+    "DeadlineLayer",
+    "ErrorsLayer",
+    "GateLayer",
+    "Layers",
+    "MessagesLayer",
+    "TelemetryLayer",
 ]

@@ -6,19 +6,18 @@ from opentelemetry import trace
 
 from services.runtime.auth import Tokens
 from services.runtime.errors import Unauthenticated
-from services.runtime.interceptors.around import Around, Context
+from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.telemetry import names
 
 _SCHEME = "bearer "
 
 
-class AuthInterceptor(Around):
+class AuthLayer(Layer):
     """UNAUTHENTICATED without a known token. The token's name, if it has one, is on the span; the token never is."""
 
     infrastructure = False
 
     def __init__(self, tokens: Tokens) -> None:
-        super().__init__()
         self._tokens = tokens
 
     def admit(self, context: Context) -> None:

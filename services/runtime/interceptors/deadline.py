@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import DeadlineTooShort
-from services.runtime.interceptors.around import Around, Context
+from services.runtime.interceptors.layer import Context, Layer
 
 
-class DeadlineInterceptor(Around):
+class DeadlineLayer(Layer):
     """DEADLINE_EXCEEDED at once where less than `least_seconds` are left. A call without a deadline passes."""
 
     infrastructure = False
 
     def __init__(self, least_seconds: float = 0.001) -> None:
-        super().__init__()
         self._least = least_seconds
 
     def admit(self, context: Context) -> None:

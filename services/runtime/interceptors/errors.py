@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 
-from services.runtime.interceptors.around import Around, Context
+from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.telling import abort, caught, is_stray
 
 
-class ErrorsInterceptor(Around):
+class ErrorsLayer(Layer):
     """Problem → status; any other exception → INTERNAL with an incident id; a stray CancelledError likewise."""
 
-    @asynccontextmanager
-    async def call(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def failed(self, context: Context, error: BaseException) -> None:
         """Aborts the call with what the handler's exception means."""
-        try:
-            yield
-        except grpc.aio.AbortError:
-            raise
-        except asyncio.CancelledError as error:
-            if not is_stray(error):
-                raise
-            await abort(context, caught(error))
-        except Exception as error:
+        ended = isinstance(error, grpc.aio.AbortError)
+        cancelled = isinstance(error, asyncio.CancelledError) and not is_stray(error)
+        if not ended and not cancelled:
             await abort(context, caught(error))

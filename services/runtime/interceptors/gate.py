@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager
 
 from services.runtime.errors import NotReady
-from services.runtime.interceptors.around import Around, Context
+from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.lifecycle import Lifecycle, Phase
 
 
-class GateInterceptor(Around):
+class GateLayer(Layer):
     """UNAVAILABLE while loading, draining or broken, so that a retry goes to another replica."""
 
     infrastructure = False
 
     def __init__(self, lifecycle: Lifecycle) -> None:
-        super().__init__()
         self._lifecycle = lifecycle
 
-    @asynccontextmanager
-    async def call(self, method: str, context: Context) -> AsyncIterator[None]:
+    def call(self, method: str, context: Context) -> AbstractContextManager[None]:
         """Refuses, or counts."""
         if self._lifecycle.phase is not Phase.SERVING:
             raise NotReady(self._lifecycle.phase.value)
-        with self._lifecycle.call():
-            yield
+        return self._lifecycle.call()

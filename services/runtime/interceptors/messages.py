@@ -12,16 +12,15 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from services.runtime.errors import InvalidField, Problem
-from services.runtime.interceptors.around import Around
+from services.runtime.interceptors.layer import Layer
 
 
-class MessagesInterceptor(Around):
+class MessagesLayer(Layer):
     """Refuses messages of more than `max_message_bytes`, and malformed ones."""
 
     infrastructure = False
 
     def __init__(self, max_message_bytes: int) -> None:
-        super().__init__()
         self._limit = max_message_bytes
 
     def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import Internal, Problem
-from services.runtime.interceptors.around import Around, Context
+from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 from services.runtime.telling import caught, is_stray
@@ -42,13 +42,12 @@ _SERVER_ERRORS = frozenset(
 _SHED = frozenset({"REPLICA_FULL", "OVERLOADED", "QUOTA_EXCEEDED", "DEADLINE_TOO_SHORT", "NOT_READY"})
 
 
-class TelemetryInterceptor(Around):
+class TelemetryLayer(Layer):
     """Continues the caller's trace, times the call, and sees its final status."""
 
     infrastructure = False
 
     def __init__(self, telemetry: Telemetry) -> None:
-        super().__init__()
         self._tracer = telemetry.tracer
         self._duration = telemetry.histogram(names.SERVER_DURATION)
         self._active: Counter[str] = Counter()  # by method; reported when asked for, cheaper than at each change
@@ -56,8 +55,8 @@ class TelemetryInterceptor(Around):
         self._shed = telemetry.counter(names.SHED)
         self._propagator = TraceContextTextMapPropagator()
 
-    @asynccontextmanager
-    async def call(self, method: str, context: Context) -> AsyncIterator[None]:
+    @contextmanager
+    def call(self, method: str, context: Context) -> Iterator[None]:
         """The span is current within the handler; `trace.get_current_span()` adds attributes to it."""
         attributes = _attributes(method)
         carrier = {k: str(v) for k, v in context.invocation_metadata() or () if k in _PROPAGATED}

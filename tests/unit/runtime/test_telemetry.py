@@ -1,12 +1,15 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 import urllib.request
 
 import grpc
 import pytest
+from opentelemetry import trace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import InvalidField, ReplicaFull
@@ -194,6 +197,7 @@ def test_a_metrics_port_that_is_taken_ends_the_process(capsys) -> None:
 def test_the_specifications_switches_are_honoured(monkeypatch) -> None:
     assert Telemetry.start("winnow-test", "127.0.0.1:0", {"OTEL_SDK_DISABLED": "true"}).metrics_address is None
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,deployment.environment.name=test")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
     made = Telemetry.start("winnow-test")
     span = made.tracer.start_span("x")
     assert (
@@ -206,6 +210,18 @@ def test_the_specifications_switches_are_honoured(monkeypatch) -> None:
     made.shutdown()
 
 
+def test_without_an_exporter_nothing_is_recorded_but_ids_and_the_callers_sampling_go_on() -> None:
+    made = Telemetry.start("winnow-test", None, {})
+    own = made.tracer.start_span("x")
+    assert own.get_span_context().is_valid
+    assert not own.is_recording()
+    theirs = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    child = made.tracer.start_span("x", trace.set_span_in_context(NonRecordingSpan(theirs)))
+    assert child.get_span_context().trace_id == 1
+    assert child.get_span_context().trace_flags.sampled
+    made.shutdown()
+
+
 def test_a_collector_that_is_gone_does_not_hold_up_the_end(monkeypatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     made = Telemetry.start("winnow-test")
@@ -213,6 +229,10 @@ def test_a_collector_that_is_gone_does_not_hold_up_the_end(monkeypatch) -> None:
     started = time.monotonic()
     made.shutdown()
     assert time.monotonic() - started < 10
+    # What it left behind retries with random pauses, which Hypothesis would take for its own test's.
+    for thread in threading.enumerate():
+        if thread.name == "telemetry-shutdown":
+            thread.join(30)
 
 
 @pytest.mark.parametrize("form", ["plain", "json"])

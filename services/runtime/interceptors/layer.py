@@ -1,15 +1,16 @@
 """Wraps handlers of any kind (unary or streaming, on either side).
 
-An interceptor subclasses `Around` and writes once, for all kinds, what it needs: `admit` to look and refuse, `call` to
-run around the handler, `request` to look at each message. A handler is wrapped on its first call, not on each: all that
-differs between calls is in their contexts.
+A layer subclasses `Layer` and writes once, for all kinds, what it needs: `admit` to look and refuse, `call` to run
+around the handler, `failed` to answer what it raises, `request` to look at each message. `Layers` is what grpc sees: it
+wraps a handler in all layers on its first call, not on each, as all that differs between calls is in their contexts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, TypeAlias
 
 import grpc
@@ -29,21 +30,21 @@ def is_infrastructure(method: str) -> bool:
     return method.startswith(_INFRASTRUCTURE)
 
 
-class Around(grpc.aio.ServerInterceptor):
-    """An interceptor that runs around each handler."""
+class Layer:
+    """One layer around each handler."""
 
     infrastructure = True
     """Whether it also runs around health and reflection."""
 
-    def __init__(self) -> None:
-        self._wrappers: dict[str, tuple[Handler, Handler]] = {}  # by method: a handler and its wrapped form
-
     def admit(self, context: Context) -> None:
         """Raises what a call is refused with, before its handler runs."""
 
-    def call(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+    def call(self, method: str, context: Context) -> AbstractContextManager[None]:
         """Runs around one call: code, `yield`, code. What the handler raises is raised at the `yield`."""
         raise NotImplementedError
+
+    async def failed(self, context: Context, error: BaseException) -> None:
+        """Answers what comes out of the handler, or returns: then it goes on outwards."""
 
     def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
         """The request deserializer to use in the place of `decode`."""
@@ -53,31 +54,21 @@ class Around(grpc.aio.ServerInterceptor):
         """Sees each decoded request before the handler does, within `call`."""
         return request
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        """Wraps the handler that the inner interceptors give; an unknown method (None) is left to grpc."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None:
-            return None
-        known = self._wrappers.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrappers[method] = handler, self._wrapped(handler, method)
-        return known[1]
-
-    def _wrapped(self, handler: Handler, method: str) -> Handler:
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """The handler with this layer around it."""
         if not self.infrastructure and is_infrastructure(method):
             return handler
         streams_in = handler.request_streaming
         kind = f"{'stream' if streams_in else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         behavior = getattr(handler, kind)
-        if type(self).request is not Around.request:
+        if type(self).request is not Layer.request:
             behavior = self._looking(behavior, streams_in)
-        if type(self).admit is not Around.admit:
+        if type(self).admit is not Layer.admit:
             behavior = self._admitting(behavior)
-        if type(self).call is not Around.call:
+        if type(self).call is not Layer.call:
             behavior = self._calling(behavior, method.lstrip("/"))
+        if type(self).failed is not Layer.failed:
+            behavior = self._catching(behavior)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped: Handler = make(
             behavior,
@@ -126,18 +117,66 @@ class Around(grpc.aio.ServerInterceptor):
         if inspect.isasyncgenfunction(behavior):
 
             async def many(request: Any, context: Context) -> AsyncIterator[Any]:
-                async with self.call(method, context), aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
-                        yield response
+                with self.call(method, context):
+                    async with aclosing(behavior(request, context)) as responses:
+                        async for response in responses:
+                            yield response
 
             return many
 
         async def single(request: Any, context: Context) -> Any:
-            async with self.call(method, context):
+            with self.call(method, context):
                 return await behavior(request, context)
+
+        return single
+
+    def _catching(self, behavior: Behavior) -> Behavior:
+        if inspect.isasyncgenfunction(behavior):
+
+            async def many(request: Any, context: Context) -> AsyncIterator[Any]:
+                try:
+                    async with aclosing(behavior(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+                except (Exception, asyncio.CancelledError) as error:
+                    await self.failed(context, error)
+                    raise
+
+            return many
+
+        async def single(request: Any, context: Context) -> Any:
+            try:
+                return await behavior(request, context)
+            except (Exception, asyncio.CancelledError) as error:
+                await self.failed(context, error)
+                raise
 
         return single
 
     async def _each(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
             yield self.request(request)
+
+
+class Layers(grpc.aio.ServerInterceptor):
+    """All layers as one interceptor, outermost first."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._inwards = tuple(reversed(layers))
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}  # by method: a handler and its wrapped form
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Wraps the server's handler; an unknown method (None) is left to grpc."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return None
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            wrapped = handler
+            for layer in self._inwards:
+                wrapped = layer.wrap(wrapped, method)
+            known = self._wrapped[method] = handler, wrapped
+        return known[1]
