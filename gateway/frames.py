@@ -5,18 +5,16 @@ Serialising a hundred vectors of 1024 dimensions takes longer than gRPC itself t
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from typing import cast
 
-from gateway.lru import Lru
 from winnow.embed.v1 import embed_pb2
 
 # Field 1 (EmbedResponse.results), length-delimited.
 _TAG = bytes((1 << 3 | 2,))
 _OVERHEAD = 250
-_MOST_KEYS = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One serialised entry of `EmbedResponse.results`, with tag and length."""
 
@@ -25,31 +23,73 @@ class Frame:
     size: int
 
 
+_NONE: dict[str, Frame] = {}
+
+
+class _Generation:
+    """Frames by way of embedding, then by text."""
+
+    def __init__(self) -> None:
+        self.frames: dict[Hashable, dict[str, Frame]] = {}
+        self.bytes = 0
+
+    def put(self, key: Hashable, text: str, frame: Frame) -> None:
+        known = self.frames.setdefault(key, {})
+        old = known.get(text)
+        self.bytes += frame.size - (0 if old is None else old.size)
+        known[text] = frame
+
+    def get(self, key: Hashable, text: str) -> Frame | None:
+        return self.frames.get(key, _NONE).get(text)
+
+    def pop(self, key: Hashable, text: str) -> Frame | None:
+        frame = self.frames[key].pop(text, None) if key in self.frames else None
+        if frame is not None:
+            self.bytes -= frame.size
+        return frame
+
+
 class Frames:
-    """Frames by text, for each way of embedding and encoding (`key`)."""
+    """Frames by text, for each way of embedding and encoding (`key`), in at most `limit_bytes`.
+
+    Two generations, as looking a frame up must cost no more than that: when the young ones fill half the limit they
+    become the old ones, and the old ones that nobody has asked for since are dropped.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._frames: Lru[tuple[int, str], Frame] = Lru(limit_bytes)
-        self._numbers: dict[Hashable, int] = {}  # a small number for each key: hashing the key each time would cost
-        self._next = count()
+        self._half = limit_bytes // 2
+        self._young, self._old = _Generation(), _Generation()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held, roughly."""
+        return self._young.bytes + self._old.bytes
 
     def get(self, key: Hashable, texts: Sequence[str]) -> list[Frame] | None:
         """The frames of all texts, in their order; None where one is missing."""
-        number = self._numbers.get(key)
-        if number is None:
-            return None
-        return self._frames.all([(number, text) for text in texts])
+        frames = list(map(self._young.frames.get(key, _NONE).get, texts))
+        if None in frames:
+            for place, text in enumerate(texts):
+                if frames[place] is None:
+                    frame = self._old.pop(key, text) or self._young.get(key, text)  # the same text may come twice
+                    if frame is None:
+                        return None
+                    self._put(key, text, frame)
+                    frames[place] = frame
+        return cast(list[Frame], frames)
 
     def put(self, key: Hashable, text: str, result: embed_pb2.EmbedResult) -> None:
         """Keep the result of a text, which says that it came from the cache."""
-        number = self._numbers.get(key)
-        if number is None:
-            if len(self._numbers) >= _MOST_KEYS:
-                self._numbers.clear()  # their frames are out of reach now, and the LRU drops them in time
-            number = self._numbers[key] = next(self._next)
         data = result.SerializeToString()
         frame = _TAG + _varint(len(data)) + data
-        self._frames.put((number, text), Frame(frame, result.tokens, len(frame) + len(text) + _OVERHEAD))
+        self._old.pop(key, text)
+        self._put(key, text, Frame(frame, result.tokens, len(frame) + len(text) + _OVERHEAD))
+
+    def _put(self, key: Hashable, text: str, frame: Frame) -> None:
+        if self._young.bytes + frame.size > self._half:
+            self._young, self._old = _Generation(), self._young
+        if frame.size <= self._half:
+            self._young.put(key, text, frame)
 
 
 def _varint(value: int) -> bytes:

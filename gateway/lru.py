@@ -1,7 +1,7 @@
 """A least-recently-used map with a limit in bytes."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -39,19 +39,6 @@ class Lru(Generic[K, V]):
         if value is not None:
             self._entries.move_to_end(key)
         return value
-
-    def all(self, keys: Iterable[K]) -> list[V] | None:
-        """The values of all keys, now the most recently used, or None where one is missing. One loop, as a request
-        asks for hundreds."""
-        entries, used = self._entries, self._entries.move_to_end
-        values = []
-        for key in keys:
-            value = entries.get(key)
-            if value is None:
-                return None
-            used(key)
-            values.append(value)
-        return values
 
     def put(self, key: K, value: V) -> None:
         """Keep a value, and drop the least recently used ones over the limit."""

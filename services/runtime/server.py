@@ -7,6 +7,7 @@ balancers see the truth from the first moment.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Sequence
@@ -140,6 +141,8 @@ async def _start(application: Application, lifecycle: Lifecycle) -> None:
         log.error("the start failed: %s", error, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
         lifecycle.fail()
     else:
+        gc.collect()
+        gc.freeze()  # what the start has made stays: no later collection need walk through it
         await lifecycle.ready()
         if lifecycle.phase is Phase.SERVING:
             announcements.info("serving %s", ", ".join(lifecycle.services))

@@ -34,11 +34,28 @@ def test_all_or_nothing_and_keys_apart():
         assert embed_pb2.EmbedResponse.FromString(frame.data).results[0].embedding.data == str(number).encode()
 
 
-def test_many_keys_are_forgotten_not_confused():
-    frames = Frames(1 << 20)
-    for number in range(5000):
-        frames.put(number, "text", result(str(number).encode()))
-    for number in (0, 4096, 4999):
-        found = frames.get(number, ["text"])
-        assert found is None or str(number).encode() in found[0].data
-    assert frames.get(4999, ["text"]) is not None
+@given(
+    st.integers(0, 3000),
+    st.lists(st.tuples(st.booleans(), st.sampled_from("ab"), st.lists(st.integers(0, 5), max_size=4)), max_size=40),
+)
+def test_never_another_text_and_never_over_the_limit(limit, steps):
+    frames = Frames(limit)
+    for writes, key, numbers in steps:
+        texts = [str(number) for number in numbers]
+        if writes:
+            for text in texts:
+                frames.put(key, text, result(key.encode() + text.encode()))
+        elif (found := frames.get(key, texts)) is not None:
+            payloads = [embed_pb2.EmbedResponse.FromString(frame.data).results[0].embedding.data for frame in found]
+            assert payloads == [key.encode() + text.encode() for text in texts]
+        assert 0 <= frames.held_bytes <= limit
+
+
+def test_what_is_asked_for_stays_and_the_rest_goes():
+    frames = Frames(10_000)
+    frames.put("key", "asked", result(b"a"))
+    frames.put("key", "left", result(b"b"))
+    for number in range(200):
+        frames.put("key", str(number), result(b"c"))
+        assert frames.get("key", ["asked", "asked"]) is not None
+    assert frames.get("key", ["left"]) is None
