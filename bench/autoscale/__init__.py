@@ -1,4 +1,4 @@
-"""A day of traffic against the manifests' own autoscalers: `python -m bench.autoscale`."""
+"""A day of traffic against the manifests' own autoscalers: `python -m bench autoscale`."""
 
 from __future__ import annotations
 
