@@ -106,7 +106,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         self, frames: Sequence[Frame], model: embed_pb2.GetModelResponse, options: EmbedOptions, began: float
     ) -> bytes:
         """The answer where every text is known in just this form: a concatenation."""
-        count, tokens = len(frames), sum(frame.tokens for frame in frames)
+        count, tokens = len(frames), sum([frame.tokens for frame in frames])
         self._signals.cache_used("embed", count, 0)
         self._describe(model.model, options, count)
         trace.get_current_span().set_attribute(names.INPUT_TOKENS, tokens)

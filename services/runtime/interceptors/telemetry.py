@@ -38,6 +38,7 @@ _SERVER_ERRORS = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Calls that were turned away, rather than tried.
 _SHED = frozenset({"REPLICA_FULL", "OVERLOADED", "QUOTA_EXCEEDED", "DEADLINE_TOO_SHORT", "NOT_READY"})
 
@@ -111,7 +112,7 @@ def _said(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
     code: Any = context.code()
     if isinstance(code, grpc.StatusCode):
         return code
-    return next((known for known in grpc.StatusCode if known.value[0] == (code or 0)), grpc.StatusCode.UNKNOWN)
+    return _CODES.get(code or 0, grpc.StatusCode.UNKNOWN)
 
 
 def _why_cancelled(context: Context) -> grpc.StatusCode:
