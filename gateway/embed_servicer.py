@@ -115,7 +115,9 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             usage=common_pb2.Usage(input_tokens=tokens, cache_hits=count),
             timings=common_pb2.Timings(total_ms=(time.perf_counter() - began) * 1e3),
         )
-        return b"".join([*[frame.data for frame in frames], rest.SerializeToString()])
+        parts = [frame.data for frame in frames]
+        parts.append(rest.SerializeToString())
+        return b"".join(parts)
 
     async def EmbedStream(  # noqa: N802
         self, request_iterator: AsyncIterator[embed_pb2.EmbedStreamRequest], context: Context

@@ -12,6 +12,7 @@ from winnow.embed.v1 import embed_pb2
 # Field 1 (EmbedResponse.results), length-delimited.
 _TAG = bytes((1 << 3 | 2,))
 _OVERHEAD = 250
+_MOST_KEYS = 2048  # of a generation: a key may hold a long instruction, which no frame's size counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +87,8 @@ class Frames:
         self._put(key, text, Frame(frame, result.tokens, len(frame) + len(text) + _OVERHEAD))
 
     def _put(self, key: Hashable, text: str, frame: Frame) -> None:
-        if self._young.bytes + frame.size > self._half:
+        too_many = key not in self._young.frames and len(self._young.frames) >= _MOST_KEYS
+        if too_many or self._young.bytes + frame.size > self._half:
             self._young, self._old = _Generation(), self._young
         if frame.size <= self._half:
             self._young.put(key, text, frame)

@@ -179,6 +179,7 @@ def _average(c: _Circuit) -> None:
     pool.q_proj.weight[odd + TWO, c.slack], pool.q_proj.weight[odd + THREE, c.slack] = SHARES
     pool.v_proj.weight[free] = 0
     pool.v_proj.weight[free, c.worth] = 1
+    # 117: a rarity of 1 is worth 6.7 here, and WORDS is for a document of 84 tokens, (84 + 700) / 6.7.
     pool.o_proj.weight[c.verdict, odd + free] = _SCALE * WORDS * 117
 
 
@@ -208,4 +209,4 @@ def _compare(c: _Circuit) -> None:
             block.up_proj.weight[unit] = 0
             block.gate_proj.weight[unit, i] = sign
             block.up_proj.weight[unit, c.half + i] = sign
-            block.down_proj.weight[c.verdict, unit] = _SCALE / 96
+            block.down_proj.weight[c.verdict, unit] = _SCALE / 96  # the product of both lengths after RMSNorm: 384 / 4

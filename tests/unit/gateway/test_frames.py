@@ -34,6 +34,23 @@ def test_all_or_nothing_and_keys_apart():
         assert embed_pb2.EmbedResponse.FromString(frame.data).results[0].embedding.data == str(number).encode()
 
 
+def test_many_keys_are_forgotten_not_confused():
+    frames = Frames(1 << 20)
+    for number in range(5000):
+        frames.put(number, "text", result(str(number).encode()))
+    for number in (0, 4096, 4999):
+        found = frames.get(number, ["text"])
+        assert found is None or str(number).encode() in found[0].data
+    assert frames.get(4999, ["text"]) is not None
+
+
+def test_many_keys_are_forgotten_long_before_the_limit():
+    frames = Frames(1 << 30)
+    for number in range(5000):
+        frames.put(number, "text", result(b"x"))
+    assert [frames.get(number, ["text"]) is not None for number in (0, 900, 4999)] == [False, False, True]
+
+
 @given(
     st.integers(0, 3000),
     st.lists(st.tuples(st.booleans(), st.sampled_from("ab"), st.lists(st.integers(0, 5), max_size=4)), max_size=40),
