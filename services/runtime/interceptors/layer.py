@@ -61,10 +61,8 @@ class Layer:
         streams_in = handler.request_streaming
         kind = f"{'stream' if streams_in else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         behavior = getattr(handler, kind)
-        if type(self).request is not Layer.request:
-            behavior = self._looking(behavior, streams_in)
-        if type(self).admit is not Layer.admit:
-            behavior = self._admitting(behavior)
+        if type(self).admit is not Layer.admit or type(self).request is not Layer.request:
+            behavior = self._entering(behavior, streams_in)
         if type(self).call is not Layer.call:
             behavior = self._calling(behavior, method.lstrip("/"))
         if type(self).failed is not Layer.failed:
@@ -80,11 +78,13 @@ class Layer:
     # Each keeps what grpc tells handlers apart by: a stream is an asynchronous generator, or a coroutine that writes to
     # the context and returns nothing.
 
-    def _looking(self, behavior: Behavior, streams_in: bool) -> Behavior:
-        see = self._each if streams_in else self.request
+    def _entering(self, behavior: Behavior, streams_in: bool) -> Behavior:
+        looks = type(self).request is not Layer.request
+        see = self._each if streams_in and looks else self.request
         if inspect.isasyncgenfunction(behavior):
 
             async def many(request: Any, context: Context) -> AsyncIterator[Any]:
+                self.admit(context)
                 async with aclosing(behavior(see(request), context)) as responses:
                     async for response in responses:
                         yield response
@@ -92,24 +92,8 @@ class Layer:
             return many
 
         async def single(request: Any, context: Context) -> Any:
-            return await behavior(see(request), context)
-
-        return single
-
-    def _admitting(self, behavior: Behavior) -> Behavior:
-        if inspect.isasyncgenfunction(behavior):
-
-            async def many(request: Any, context: Context) -> AsyncIterator[Any]:
-                self.admit(context)
-                async with aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
-                        yield response
-
-            return many
-
-        async def single(request: Any, context: Context) -> Any:
             self.admit(context)
-            return await behavior(request, context)
+            return await behavior(see(request), context)
 
         return single
 
