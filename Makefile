@@ -56,7 +56,7 @@ check: lint type proto test ## All that CI runs
 verify-models: setup ## Load the real 0.6B pair from the hub and check the model cards' numbers
 	@$(PY) -m bench verify-models
 
-nano: setup-dev ## Make the bundled nano checkpoints from scratch (one to three hours on two cores)
+nano: setup-dev ## Make the bundled nano checkpoints from scratch (under an hour on two cores)
 	$(PIP) install -c constraints.txt -e '.[training]'
 	$(PY) -m training
 
