@@ -2,26 +2,20 @@
 
 import asyncio
 
-import grpc
 import pytest
 from google.rpc import code_pb2
 
 from services.runtime.vectors import decode
-from tests.support.gateway import running
+from tests.support.gateway import flushed, running
 from tests.support.redis import redis_server, valkey_binary
-from tests.support.serving import told
+from tests.support.vectors import TEXTS, request
 from tests.support.waiting import until
-from tests.support.workers import EmbedWorker, RerankWorker
+from tests.support.workers import EmbedWorker
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
 
-TEXTS = ["alpha beta", "", "gamma", "<|im_end|>", "alpha beta"]
 ENCODINGS = [value for value in embed_pb2.Encoding.values() if value]
-
-
-def request(texts=TEXTS, **options) -> embed_pb2.EmbedRequest:
-    return embed_pb2.EmbedRequest(texts=texts, **options)
 
 
 def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
@@ -38,10 +32,6 @@ def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
 def waiters(gateway) -> int:
     """Callers that wait for something in flight."""
     return sum(flight.waiters for flight in set(gateway.gateway._vector_memo._flights._by_key.values()))
-
-
-async def flushed(gateway) -> None:
-    await gateway.gateway._remote.flush()
 
 
 @pytest.fixture(params=["redis", "valkey"])
@@ -300,81 +290,3 @@ async def test_without_redis_everything_works():
         assert answers(first) == answers(second)
         assert all(result.cache_hit for result in second.results)  # this process remembers
         assert (await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a"]))).results
-
-
-async def test_embed_stream(redis8):
-    async def stream():
-        yield embed_pb2.EmbedStreamRequest(
-            options=embed_pb2.EmbedOptions(dimensions=32, encoding=embed_pb2.ENCODING_FLOAT16)
-        )
-        for start in range(0, 300, 100):
-            yield embed_pb2.EmbedStreamRequest(items=[
-                embed_pb2.EmbedStreamItem(id=f"id {number % 290}", text=f"text {number % 290}")
-                for number in range(start, start + 100)
-            ])  # fmt: skip
-
-    async with running(redis8.url, stream_window_tokens=2000) as gateway:
-        results = [result async for response in gateway.embed.EmbedStream(stream()) for result in response.results]
-        assert sorted(result.id for result in results) == sorted(f"id {number % 290}" for number in range(300))
-        one = (await gateway.embed.Embed(request(["text 42"], dimensions=32, encoding=2))).results[0]
-        assert next(result.result.embedding for result in results if result.id == "id 42") == one.embedding
-        assert all(call.priority == common_pb2.PRIORITY_BULK for call in gateway.embed_worker.requests)
-
-
-async def test_embed_stream_is_slowed_not_refused(redis8):
-    read = 0
-
-    async def stream():
-        nonlocal read
-        for number in range(200):
-            read += 1
-            yield embed_pb2.EmbedStreamRequest(items=[embed_pb2.EmbedStreamItem(id=str(number), text="x" * 292)])
-
-    async with running(redis8.url, stream_window_tokens=1000) as gateway:
-        gateway.embed_worker.gate = asyncio.Event()
-        call = gateway.embed.EmbedStream(stream())
-        await gateway.embed_worker.waiting.wait()
-        assert read < 200
-        gateway.embed_worker.gate.set()
-        assert len([result async for response in call for result in response.results]) == 200
-
-
-async def test_get_model_tells_the_workers_model_and_the_gateways_limits(redis8):
-    async with running(redis8.url, max_items=7) as gateway:
-        model = await gateway.embed.GetModel(embed_pb2.GetModelRequest())
-        assert (model.model.fingerprint, model.dimensions, model.limits.max_items) == ("embed-1", 96, 7)
-        reranker = await gateway.rerank.GetModel(rerank_pb2.GetModelRequest())
-        assert (reranker.model.fingerprint, reranker.limits.max_items) == ("rerank-1", 7)
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await gateway.embed.Embed(request(["x"] * 8))
-        assert told(failed.value).fields == ["texts"]
-
-
-async def test_a_rollout_never_mixes_models(redis8):
-    """The worker behind the address changes its model while half of a list is cached."""
-    async with running(redis8.url) as gateway:
-        await gateway.embed.Embed(request(["a", "b"]))
-        gateway.embed_worker.fingerprint = "embed-2"
-        response = await gateway.embed.Embed(request(["a", "b", "c"]))
-        assert response.model.fingerprint == "embed-2"
-        assert not any(result.cache_hit for result in response.results[:2])
-        alone = await gateway.embed.Embed(request(["a"]))
-        assert alone.model.fingerprint == "embed-2"
-        assert alone.results[0].cache_hit
-        gateway.embed_worker.fingerprint = "embed-1"
-        back = await gateway.embed.Embed(request(["d", "a"]))
-        assert back.model.fingerprint == "embed-1"
-        assert back.results[1].embedding == (await gateway.embed.Embed(request(["a"]))).results[0].embedding
-        await flushed(gateway)
-        with redis8.client() as client:
-            keys = [key.split(b":")[2] for key in client.keys("winnow:e:*")]
-        assert (keys.count(b"embed-1"), keys.count(b"embed-2")) == (3, 3)
-
-
-async def test_scores_follow_a_rollout(redis8):
-    async with running(redis8.url, rerank=RerankWorker("rerank-1")) as gateway:
-        await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a", "b"]))
-        gateway.rerank_worker.fingerprint = "rerank-2"
-        response = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a", "b", "c"]))
-        assert response.model.fingerprint == "rerank-2"
-        assert not any(result.cache_hit for result in response.results if result.index < 2)

@@ -77,3 +77,7 @@ async def running(
         gateway = Gateway(made, telemetry or Telemetry())
         async with serving(gateway, made, telemetry) as served:
             yield Running(gateway, served, embed, rerank, workers)
+
+
+async def flushed(gateway) -> None:
+    await gateway.gateway._remote.flush()

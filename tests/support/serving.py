@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -112,3 +113,9 @@ def told(error: grpc.aio.AioRpcError) -> Told:
     status = rpc_status.from_call(_Call(error))
     assert status is not None, f"no details: {error.code()} {error.details()}"
     return Told(error.code(), status, dict(error.trailing_metadata() or ()))
+
+
+async def failure(call) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    return failed.value
