@@ -230,7 +230,10 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         return embed_pb2.EmbedStreamResponse(results=answers, model=model)
 
     def _describe(self, model: common_pb2.ModelIdentity, options: EmbedOptions, items: int) -> None:
-        trace.get_current_span().set_attributes(
+        span = trace.get_current_span()
+        if not span.is_recording():
+            return
+        span.set_attributes(
             {
                 names.OPERATION: names.EMBEDDINGS,
                 names.PROVIDER: names.PROVIDER_WINNOW,
@@ -249,10 +252,9 @@ def add(servicer: EmbedServicer, server: grpc.aio.Server) -> None:
         return response if isinstance(response, bytes) else response.SerializeToString()
 
     embed = grpc.unary_unary_rpc_method_handler(cast(Any, servicer.Embed), embed_pb2.EmbedRequest.FromString, serialize)
-    # Of generic handlers the first one wins, of registered ones the last.
+    # The first one wins.
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Embed": embed}),))
     embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
-    cast(Any, server).add_registered_method_handlers(SERVICE, {"Embed": embed})
 
 
 def _frame_key(model: embed_pb2.GetModelResponse, options: EmbedOptions) -> Hashable:

@@ -52,8 +52,8 @@ class Cpu:
                 ids=torch.from_numpy(packed.ids),
                 positions=torch.from_numpy(packed.positions),
                 last_rows=torch.from_numpy(packed.last_rows),
-                attend=partial(attend, blocks=packed.blocks),
-                attend_last=partial(attend, blocks=packed.last_blocks),
+                attend=partial(attend, cu_q=packed.cu_q, cu_rows=packed.cu_q, cu_k=packed.cu_k),
+                attend_last=partial(attend, cu_q=packed.cu_last, cu_rows=packed.cu_q, cu_k=packed.cu_k),
             )
         )
         rows: Vector = self._head(hidden).numpy()[packed.outputs]

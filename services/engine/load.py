@@ -74,21 +74,18 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         raise CheckpointError(
             f"tokenizer.json has {tokenizer.vocab_size} tokens, the model's vocabulary only {config.vocab_size}"
         )
-    linear = dense(device, dtype)
-    pointwise: Pointwise = Fused(config.rms_norm_eps)
-    if device.type == "cpu" and dtype == torch.float32:
-        sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * machine.free_memory())
-        pointwise = InPlace(config.rms_norm_eps)
-    with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
-        digest = beside.submit(checkpoint.digest)
-        weights = read(checkpoint, device, dtype, linear, max_tokens)
-        model = Qwen3(config, weights, pointwise, dtype, _MLP_ROWS[device.type])
-        head = make_head(checkpoint, tokenizer, device)
-        weights_digest = digest.result()
+    # One thread alone calls torch. Each that does gets OpenMP threads of its own, and where these are more than the
+    # processors, they sleep between two kernels and must be woken for each.
+    model_thread = ThreadPoolExecutor(1, "model")
+    try:
+        on_device, weights_digest = model_thread.submit(
+            _build, checkpoint, tokenizer, make_head, device, dtype, max_tokens
+        ).result()
+    except BaseException:
+        model_thread.shutdown(wait=False)
+        raise
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
-    on_device: Device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
-    runner = Runner(on_device)
+    runner = Runner(on_device, model_thread)
     rate = _warm_up(runner, tokenizer, batch_tokens)
     limits = Limits(
         batch=batch_tokens,
@@ -120,6 +117,30 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
         weights_digest=weights_digest,
     )
     return Loaded(info, tokenizer, runner, limits, Throughput(rate, batch_tokens))
+
+
+def _build(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    make_head: MakeHead,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_tokens: int,
+) -> tuple[Device, str]:
+    """The model on its device, and the digest of its weights."""
+    config = checkpoint.config
+    linear = dense(device, dtype)
+    pointwise: Pointwise = Fused(config.rms_norm_eps)
+    if device.type == "cpu" and dtype == torch.float32:
+        sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
+        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * machine.free_memory())
+        pointwise = InPlace(config.rms_norm_eps)
+    with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
+        digest = beside.submit(checkpoint.digest)
+        weights = read(checkpoint, device, dtype, linear, max_tokens)
+        model = Qwen3(config, weights, pointwise, dtype, _MLP_ROWS[device.type])
+        head = make_head(checkpoint, tokenizer, device)
+        return Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head), digest.result()
 
 
 def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:

@@ -7,12 +7,12 @@ a shallow tree:
     rows       [ P | P·Q | d1 | d2 | d3 | e1 | e2 ]        P·Q: what follows P; d1…d3 follow P·Q; e1, e2 stand alone
     positions  0…    |P|…  |PQ|… …       0…   0…
 
-Every position-wise operation runs once per row. Attention alone looks at a segment together with its ancestors:
-`blocks` says so for kernels that merge partial results, `kv_index` and `cu_*` for kernels that take ragged batches.
+Every position-wise operation runs once per row. Attention alone looks at a segment together with its ancestors: as
+segments come depth first, a segment's keys are those of the path to it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,18 +21,6 @@ from services.engine.types import Ids
 
 MIN_SHARED = 8  # a shorter common prefix is not worth a segment of its own
 LEVELS = 2  # of shared prefixes: system prompt and instruction, then query
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """`count` attention problems of one shape: queries `[q + i·q_len …)` see keys `[k + i·k_len …)`, i < count."""
-
-    q: int
-    q_len: int
-    k: int
-    k_len: int
-    count: int
-    causal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +37,6 @@ class Packed:
     last_rows: Ids  # [E] rows whose output is wanted, ascending
     cu_last: Ids  # [S + 1] like cu_q, counting only last rows
     outputs: Ids  # [N] sequence → index into last_rows
-    blocks: tuple[Block, ...]  # own keys first, then those of ancestors; together they cover every (query, key) pair
-    last_blocks: tuple[Block, ...]  # the same with last rows as the only queries
     requested_tokens: int  # sum of the sequences' lengths
 
     @property
@@ -66,7 +52,6 @@ class _Segment:
     start: int  # its first row
     parent: "_Segment | None"
     ends: list[int] = field(default_factory=list)  # sequences whose last token is this segment's last
-    family: int = 0  # one past the index of its last descendant
 
     @property
     def stop(self) -> int:
@@ -103,32 +88,23 @@ class _Tree:
     def _grow(self, low: int, high: int, parent: _Segment | None, levels: int) -> None:
         """Adds the sorted sequences low … high-1, which all begin with what `parent` and its ancestors hold."""
         depth = parent.position + len(parent.tokens) if parent else 0
-        leaves: list[int] = []
-        groups: list[tuple[int, int]] = []
         start = low
-        for i in range(low + 1, high + 1):
-            if i == high or levels == 0 or self._lcp[i] < depth + MIN_SHARED:
-                if i - start == 1:
-                    leaves.append(start)
-                else:
-                    groups.append((start, i))
-                start = i
-        # Neighbours of equal length can go through attention in one call.
-        for i in sorted(leaves, key=lambda i: len(self._ids[i])):
-            if len(self._ids[i]) == depth and parent:
-                parent.ends = self._owners[i]
+        for stop in range(low + 1, high + 1):
+            if stop < high and levels and self._lcp[stop] >= depth + MIN_SHARED:
+                continue  # goes with the one before it
+            ids, alone = self._ids[start], stop - start == 1
+            if not alone:
+                shared = min(self._lcp[start + 1 : stop])
+                self._grow(start, stop, self._add(ids[depth:shared], depth, parent), levels - 1)
+            elif parent and len(ids) == depth:
+                parent.ends = self._owners[start]
             else:
-                self._add(self._ids[i][depth:], depth, parent).ends = self._owners[i]
-        for start, stop in groups:
-            shared = min(self._lcp[start + 1 : stop])
-            node = self._add(self._ids[start][depth:shared], depth, parent)
-            self._grow(start, stop, node, levels - 1)
-            node.family = len(self.segments)
+                self._add(ids[depth:], depth, parent).ends = self._owners[start]
+            start = stop
 
     def _add(self, tokens: Ids, position: int, parent: _Segment | None) -> _Segment:
         segment = _Segment(tokens, position, self._rows, parent)
         self.segments.append(segment)
-        segment.family = len(self.segments)
         self._rows += len(tokens)
         return segment
 
@@ -152,27 +128,8 @@ def _lay_out(segments: list[_Segment], sequences: int, requested: int) -> Packed
         last_rows=cu_q[1:][np.diff(cu_last) == 1] - 1,
         cu_last=cu_last,
         outputs=outputs,
-        blocks=_blocks(segments, cu_q, causal=True),
-        last_blocks=_blocks(segments, cu_last, causal=False),
         requested_tokens=requested,
     )
-
-
-def _blocks(segments: list[_Segment], cu: Ids, *, causal: bool) -> tuple[Block, ...]:
-    """Own keys of every segment, then its keys for all its descendants. `cu`: queries before each segment."""
-    own: list[Block] = []
-    inherited: list[Block] = []
-    for i, segment in enumerate(segments):
-        q, q_len, k, k_len = int(cu[i]), int(cu[i + 1] - cu[i]), segment.start, len(segment.tokens)
-        before = own[-1] if own else None
-        if before and (before.q_len, before.k_len) == (q_len, k_len) and before.k + before.count * k_len == k:
-            own[-1] = replace(before, count=before.count + 1)
-        elif q_len:
-            own.append(Block(q, q_len, k, k_len, 1, causal))
-        heirs = int(cu[i + 1]), int(cu[segment.family])
-        if heirs[1] > heirs[0]:
-            inherited.append(Block(heirs[0], heirs[1] - heirs[0], k, k_len, 1, causal=False))
-    return (*own, *inherited)
 
 
 def _key_rows(segment: _Segment) -> list[Ids]:

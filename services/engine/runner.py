@@ -22,12 +22,14 @@ Launched = list[tuple[list[Ids], Packed, Finish] | tuple[list[Ids], None, None]]
 class Runner:
     """Runs batches on a device and keeps each text's failure to itself.
 
-    `on_batch` is called on the event loop after every batch.
+    `launcher`: the model's thread, on which the device was built; ours from now on. `on_batch` is called on the event
+    loop after every batch.
     """
 
-    def __init__(self, device: Device, on_batch: Callable[[BatchReport], None] | None = None) -> None:
-        self._device, self.on_batch = device, on_batch
-        self._launcher = ThreadPoolExecutor(1, "model")
+    def __init__(
+        self, device: Device, launcher: ThreadPoolExecutor, on_batch: Callable[[BatchReport], None] | None = None
+    ) -> None:
+        self._device, self._launcher, self.on_batch = device, launcher, on_batch
         # Where the device works on its own, another thread waits for it while this one launches the next batch.
         self._waiter = ThreadPoolExecutor(1, "results") if device.overlaps else None
 

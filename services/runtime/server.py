@@ -74,10 +74,17 @@ def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle)
         interceptors=[Layers(layers)],
         options=_options(settings),
     )
+    # Servicers add their methods both by a generic handler and one by one. For each of the latter grpc.aio keeps a
+    # future, and it looks through them all on every call.
+    server.add_registered_method_handlers = _leave_generic  # type: ignore[method-assign]
     health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
     if settings.reflection:
         reflection.enable_server_reflection((*lifecycle.services, _HEALTH, reflection.SERVICE_NAME), server)
     return server
+
+
+def _leave_generic(service_name: str, method_handlers: object) -> None:
+    pass
 
 
 def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:

@@ -6,11 +6,17 @@ Field paths are the proto's ("texts[3]", "options.dimensions"), so the caller fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from services.runtime.errors import InvalidField, InvalidFields, Problem
+
+
+@cache
+def _numbers(kind: EnumTypeWrapper) -> frozenset[int]:
+    return frozenset(kind.DESCRIPTOR.values_by_number)  # the mapping itself is made anew at each look
 
 
 def oversized(field: str, text: str, limit: int) -> Problem | None:
@@ -44,7 +50,7 @@ class Check:
 
     def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
         """A value that the contract names. Proto3 enums are open: any number arrives."""
-        if value not in kind.DESCRIPTOR.values_by_number:
+        if value not in _numbers(kind):
             self.wrong(field, f"is {value}, which is no {kind.DESCRIPTOR.name}; known: {', '.join(kind.keys())}")
 
     def filled(self, field: str, text: str) -> None:

@@ -18,6 +18,7 @@ def plain_varlen(
             continue
         scores = torch.einsum("qhd,khd->hqk", q[queries], k[keys].repeat_interleave(group, 1)) * q.shape[-1] ** -0.5
         hidden = torch.ones(n, m, dtype=torch.bool).triu(m - n + 1)
-        weights = scores.float().masked_fill(hidden, float("-inf")).softmax(-1).to(q.dtype)
+        precision = torch.promote_types(q.dtype, torch.float32)
+        weights = scores.to(precision).masked_fill(hidden, float("-inf")).softmax(-1).to(q.dtype)
         out[queries] = torch.einsum("hqk,khd->qhd", weights, v[keys].repeat_interleave(group, 1))
     return out

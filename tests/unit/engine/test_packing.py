@@ -29,34 +29,18 @@ def visible(packed: Packed, row: int, segment: int) -> list[int]:
     return own[: len(own) - behind].tolist()
 
 
-def seen_by_blocks(blocks, queries: int) -> list[list[int]]:
-    """Rows each query attends to, by the blocks."""
-    seen: list[list[int]] = [[] for _ in range(queries)]
-    for block in blocks:
-        for i in range(block.count):
-            for q in range(block.q_len):
-                keys = q + 1 if block.causal else block.k_len
-                start = block.k + i * block.k_len
-                seen[block.q + i * block.q_len + q] += range(start, start + keys)
-    return seen
-
-
 @settings(max_examples=150, deadline=None)
 @given(sequences(), st.sampled_from([0.0, 0.3, 1.0]))
 def test_every_text_reads_as_if_it_were_alone(texts: list[np.ndarray], min_saving: float) -> None:
     packed = pack(texts, min_saving=min_saving)
     segment_of = np.repeat(np.arange(len(packed.cu_q) - 1), np.diff(packed.cu_q))
-    by_blocks = seen_by_blocks(packed.blocks, packed.tokens)
-    last_by_blocks = seen_by_blocks(packed.last_blocks, len(packed.last_rows))
     for row in range(packed.tokens):
         rows = visible(packed, row, segment_of[row])
         assert packed.positions[row] == len(rows) - 1
-        assert sorted(by_blocks[row]) == sorted(rows)
     for text, output in zip(texts, packed.outputs, strict=True):
         last = packed.last_rows[output]
         rows = visible(packed, last, segment_of[last])
         assert packed.ids[rows].tolist() == text.tolist()
-        assert sorted(last_by_blocks[output]) == sorted(rows)
         assert packed.cu_last[segment_of[last] + 1] - packed.cu_last[segment_of[last]] == 1
     assert packed.requested_tokens == sum(map(len, texts))
     assert packed.tokens <= packed.requested_tokens
@@ -85,11 +69,6 @@ def test_equal_texts_are_computed_once() -> None:
     packed = pack([text, text + 1, text, text])
     assert packed.tokens == 10
     assert packed.outputs[0] == packed.outputs[2] == packed.outputs[3] != packed.outputs[1]
-
-
-def test_texts_of_one_length_go_through_attention_together() -> None:
-    packed = pack([np.full(6, i, np.int32) for i in range(5)] + [np.full(9, 9, np.int32)])
-    assert [(b.count, b.q_len) for b in packed.blocks] == [(5, 6), (1, 9)]
 
 
 def test_a_prefix_shorter_than_worth_it_is_repeated() -> None:

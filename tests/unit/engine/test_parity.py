@@ -171,7 +171,7 @@ def test_the_fused_pointwise_parts_are_the_same_function(checkpoints: Callable[.
 def test_long_texts_go_through_the_feed_forward_part_in_slices(checkpoints: Callable[..., Path]) -> None:
     sequences = [ids(np.random.default_rng(6), n) for n in (64, 70, 3)]
     whole, sliced = device(checkpoints()), device(checkpoints(), mlp_rows=32)
-    assert np.abs(by_blocks(whole, sequences) - by_blocks(sliced, sequences)).max() <= 1e-6
+    assert np.abs(on_the_cpu(whole, sequences) - on_the_cpu(sliced, sequences)).max() <= 1e-6
 
 
 def test_bf16_answers_do_not_depend_on_the_batch(checkpoints: Callable[..., Path]) -> None:
@@ -180,7 +180,7 @@ def test_bf16_answers_do_not_depend_on_the_batch(checkpoints: Callable[..., Path
     sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)]
     bf16 = dense(torch.device("cpu"), torch.bfloat16)
     model = device(checkpoints(), linear=bf16, pointwise=Fused(1e-6), dtype=torch.bfloat16)
-    for run in (by_blocks, by_ragged_arrays):
+    for run in (on_the_cpu, as_on_cuda):
         alone = np.concatenate([run(model, [sequence]) for sequence in sequences])
         assert (run(model, sequences) * alone).sum(1).min() >= 0.9999
 
@@ -190,19 +190,19 @@ def test_the_cuda_layout_gives_the_same_vectors(checkpoints: Callable[..., Path]
     head = ids(rng, 20)
     sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)] + [ids(rng, 3), head]
     model = device(checkpoints())
-    expected = by_blocks(model, sequences)
-    assert np.abs(by_ragged_arrays(model, sequences) - expected).max() <= 1e-6
+    expected = on_the_cpu(model, sequences)
+    assert np.abs(as_on_cuda(model, sequences) - expected).max() <= 1e-6
     packed = pack(sequences, min_saving=1.0)
     bucket = bucket_for(packed)
     assert bucket is not None
-    assert np.abs(by_ragged_arrays(model, pad(packed, bucket)) - expected).max() <= 1e-6
+    assert np.abs(as_on_cuda(model, pad(packed, bucket)) - expected).max() <= 1e-6
 
 
-def by_blocks(model: Cpu, sequences: list[np.ndarray]) -> np.ndarray:
+def on_the_cpu(model: Cpu, sequences: list[np.ndarray]) -> np.ndarray:
     return model.launch(model.pack(sequences))()
 
 
-def by_ragged_arrays(model: Cpu, batch: list[np.ndarray] | Packed) -> np.ndarray:
+def as_on_cuda(model: Cpu, batch: list[np.ndarray] | Packed) -> np.ndarray:
     """As on CUDA: through one buffer of integers, with gathered keys, or padded to the shape of a graph."""
     packed = batch if isinstance(batch, Packed) else pack(batch)
     layout = lay_out(packed)

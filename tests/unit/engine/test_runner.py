@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -55,6 +56,10 @@ def texts(*firsts: int, length: int = 5) -> list[np.ndarray]:
     return [np.full(length, first, np.int32) for first in firsts]
 
 
+def runner(device: Scripted, on_batch: Callable[[BatchReport], None] | None = None) -> Runner:
+    return Runner(device, ThreadPoolExecutor(1, "model"), on_batch)
+
+
 async def run(runner: Runner, sequences: list[np.ndarray]) -> list[object]:
     job: Job[np.ndarray, np.ndarray] = Job(
         payloads=sequences,
@@ -83,7 +88,7 @@ def kinds(rows: list[object]) -> list[object]:
 async def test_rows_and_a_report(overlaps: bool) -> None:
     reports: list[BatchReport] = []
     device = Scripted(overlaps=overlaps)
-    assert await run(Runner(device, reports.append), texts(3, 1, 3)) == [3, 1, 3]
+    assert await run(runner(device, reports.append), texts(3, 1, 3)) == [3, 1, 3]
     (report,) = reports
     assert (report.tokens, report.requested_tokens, report.segments, report.lane) == (10, 15, 3, Lane.BULK)
     assert report.requests == ("who asked",)
@@ -92,27 +97,27 @@ async def test_rows_and_a_report(overlaps: bool) -> None:
 
 
 async def test_not_a_number_fails_its_own_text_only() -> None:
-    assert kinds(await run(Runner(Scripted()), texts(1, 13, 2, 14))) == [1, NonFinite, 2, NonFinite]
+    assert kinds(await run(runner(Scripted()), texts(1, 13, 2, 14))) == [1, NonFinite, 2, NonFinite]
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("error", [OOM, RuntimeError("DefaultCPUAllocator: can't allocate memory: not enough memory")])
 async def test_a_batch_too_large_is_halved_once(overlaps: bool, error: Exception) -> None:
     device = Scripted(overlaps=overlaps, capacity=15, error=error)
-    assert await run(Runner(device), texts(1, 2, 3, 4, 5)) == [1, 2, 3, 4, 5]
+    assert await run(runner(device), texts(1, 2, 3, 4, 5)) == [1, 2, 3, 4, 5]
     assert device.launched == [5, 3, 2]
 
 
 async def test_a_half_still_too_large_fails_only_its_own() -> None:
     device = Scripted(capacity=11)
-    rows = await run(Runner(device), texts(1, 2, 3, 4, 5))
+    rows = await run(runner(device), texts(1, 2, 3, 4, 5))
     assert kinds(rows) == [OutOfMemory, OutOfMemory, OutOfMemory, 4, 5]
     assert device.launched == [5, 3, 2]
 
 
 async def test_one_text_too_large_is_tried_again_and_fails() -> None:
     device = Scripted(capacity=4)
-    assert kinds(await run(Runner(device), texts(1))) == [OutOfMemory]
+    assert kinds(await run(runner(device), texts(1))) == [OutOfMemory]
     assert device.launched == [1, 1]
 
 
@@ -124,11 +129,11 @@ async def test_a_sticky_device_error_breaks_the_model(at: str, error: Exception)
     device = Scripted(capacity=0 if at == "launch" else 10**9, error=error, overlaps=True)
     device.finish_error = error
     with pytest.raises(ModelBroken) as broken:
-        await run(Runner(device), texts(1, 2))
+        await run(runner(device), texts(1, 2))
     assert broken.value.cause is error
     assert "illegal" not in str(broken.value)  # nothing internal in what a caller may see
 
 
 async def test_a_bug_is_neither() -> None:
     with pytest.raises(ZeroDivisionError):
-        await run(Runner(Scripted(capacity=0, error=ZeroDivisionError())), texts(1))
+        await run(runner(Scripted(capacity=0, error=ZeroDivisionError())), texts(1))
