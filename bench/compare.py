@@ -13,6 +13,7 @@ from bench.ceiling import Ceiling
 from bench.interleave import Run, interleave, rate
 from bench.report import Report, Row
 from bench.subjects import Computed
+from services.engine.machine import cpus
 
 Numbers = npt.NDArray[np.floating]
 Distance = Callable[[Numbers, Numbers], float]
@@ -57,12 +58,16 @@ def device_of(arguments: argparse.Namespace) -> str:
     return str(arguments.device)
 
 
-def quiet() -> None:
-    """Keep the peers' progress bars and advice out of the output."""
+def settle() -> None:
+    """Gives the subjects in this process as many threads as the engine takes in its own, and keeps the peers' progress
+    bars and advice out of the output."""
     import logging
     import warnings
 
+    import torch
     import transformers
+
+    torch.set_num_threads(cpus())
 
     hush: Any = transformers.utils.logging
     hush.disable_progress_bar()

@@ -119,10 +119,10 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
 def _subjects(
     arguments: argparse.Namespace, folder: Path, device: str, output: Report
 ) -> tuple[list[Embedder], Callable[[], None]]:
-    """Winnow first. Its module sets the threads that all share; infinity's server sets its own, the same number."""
+    """Winnow first. It and infinity have processes of their own, the others share this one."""
     from bench.subjects.winnow import WinnowEmbedder
 
-    compare.quiet()
+    compare.settle()
     subjects: list[Embedder] = []
     closing: list[Callable[[], None]] = []
     chosen = set(arguments.subjects)

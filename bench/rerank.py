@@ -88,10 +88,10 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
 
 
 def _subjects(arguments: argparse.Namespace, folder: Path, device: str) -> tuple[list[Reranker], Callable[[], None]]:
-    """Winnow first: its module sets the threads that all share."""
+    """Winnow first, in a process of its own; the others share this one."""
     from bench.subjects.winnow import WinnowReranker
 
-    compare.quiet()
+    compare.settle()
     subjects: list[Reranker] = []
     chosen = set(arguments.subjects)
     if "winnow" in chosen:

@@ -1,10 +1,17 @@
-"""Our engine, in this process, as a worker uses it."""
+"""Our engine, in a process of its own, as a worker has it.
+
+A thread that calls torch has a team of OpenMP threads. Two teams in one process, ours and that of a peer, would count
+as more threads than there are processors, and OpenMP then puts them to sleep after every kernel: both would be slower.
+"""
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +21,6 @@ from services.engine.types import BatchReport, EmbedItem, EngineSettings, InputT
 
 _QUEUE_TOKENS = 1 << 22  # admission is not what is measured
 _MAX_TOKENS = 8192  # the engine's default
-
-
-def _count(computed: Computed, report: BatchReport) -> None:
-    computed.tokens += report.tokens
-    computed.texts += report.segments
 
 
 def settings(folder: Path, device: str, batch_tokens: int = 0) -> EngineSettings:
@@ -41,23 +43,17 @@ class WinnowEmbedder:
     def __init__(self, folder: Path, device: str, batch_size: int, batch_tokens: int = 0) -> None:
         self.batch_size = batch_size
         self.computed = Computed()
-        self.engine = EmbedEngine.load(settings(folder, device, batch_tokens))
-        self.engine.on_batch = partial(_count, self.computed)
-        self.loop = asyncio.Runner()
-        self.loop.run(_start(self.engine))
+        self._engine = _Process(EmbedEngine, _embed, settings(folder, device, batch_tokens))
 
     def embed(self, texts: Sequence[str], *, queries: bool) -> Vectors:
         """See `Embedder`."""
-        self.computed.tokens = self.computed.texts = 0
-        kind = InputType.QUERY if queries else InputType.DOCUMENT
-        result = self.loop.run(self.engine.embed(texts, input_type=kind, lane=Lane.INTERACTIVE))
-        return np.stack([_sound(item).vector for item in result.items])
+        vectors: Vectors
+        vectors, self.computed.tokens, self.computed.texts = self._engine(texts, queries)
+        return vectors
 
     def close(self) -> None:
         """See `Embedder`."""
-        self.loop.run(self.engine.drain())
-        self.engine.close()
-        self.loop.close()
+        self._engine.close()
 
 
 class WinnowReranker:
@@ -68,31 +64,91 @@ class WinnowReranker:
     def __init__(self, folder: Path, device: str, batch_size: int, batch_tokens: int = 0) -> None:
         self.batch_size = batch_size
         self.computed = Computed()
-        self._engine = RerankEngine.load(settings(folder, device, batch_tokens))
-        self._engine.on_batch = partial(_count, self.computed)
-        self._loop = asyncio.Runner()
-        self._loop.run(_start(self._engine))
+        self._engine = _Process(RerankEngine, _rerank, settings(folder, device, batch_tokens))
 
     def rerank(self, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
         """See `Reranker`."""
-        self.computed.tokens = self.computed.texts = 0
-        return self._loop.run(self._rerank(requests))
-
-    async def _rerank(self, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
-        results = await asyncio.gather(
-            *(self._engine.rerank(query, documents, lane=Lane.INTERACTIVE) for query, documents in requests)
-        )
-        return np.array([_scored(item).probability for result in results for item in result.items])
+        scores: Scores
+        scores, self.computed.tokens, self.computed.texts = self._engine(requests)
+        return scores
 
     def close(self) -> None:
         """See `Reranker`."""
-        self._loop.run(self._engine.drain())
         self._engine.close()
-        self._loop.close()
+
+
+class _Process:
+    """The engine's process. `call(engine, *arguments)` runs in it."""
+
+    def __init__(self, kind: type[Any], call: Callable[..., Coroutine[Any, Any, Any]], wanted: EngineSettings) -> None:
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, kind, call, wanted), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._receive()
+
+    def __call__(self, *arguments: object) -> tuple[Any, int, int]:
+        """What `call` gives, the tokens computed for it, and of how many texts."""
+        self._connection.send(arguments)
+        answer: tuple[Any, int, int] = self._receive()
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.send(None)
+        self._process.join()
+
+    def _receive(self) -> Any:
+        answer = self._connection.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(
+    connection: Connection, kind: type[Any], call: Callable[..., Coroutine[Any, Any, Any]], wanted: EngineSettings
+) -> None:
+    try:
+        engine = kind.load(wanted)
+    except Exception as error:
+        connection.send(error)
+        return
+    computed = Computed()
+    engine.on_batch = partial(_count, computed)
+    with asyncio.Runner() as loop:
+        loop.run(_start(engine))
+        connection.send(None)
+        while (arguments := connection.recv()) is not None:
+            computed.tokens = computed.texts = 0
+            try:
+                connection.send((loop.run(call(engine, *arguments)), computed.tokens, computed.texts))
+            except Exception as error:
+                connection.send(error)
+        loop.run(engine.drain())
+        engine.close()
 
 
 async def _start(engine: EmbedEngine | RerankEngine) -> None:
     engine.start()
+
+
+def _count(computed: Computed, report: BatchReport) -> None:
+    computed.tokens += report.tokens
+    computed.texts += report.segments
+
+
+async def _embed(engine: EmbedEngine, texts: Sequence[str], queries: bool) -> Vectors:
+    kind = InputType.QUERY if queries else InputType.DOCUMENT
+    result = await engine.embed(texts, input_type=kind, lane=Lane.INTERACTIVE)
+    return np.stack([_sound(item).vector for item in result.items])
+
+
+async def _rerank(engine: RerankEngine, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
+    results = await asyncio.gather(
+        *(engine.rerank(query, documents, lane=Lane.INTERACTIVE) for query, documents in requests)
+    )
+    return np.array([_scored(item).probability for result in results for item in result.items])
 
 
 def _sound(item: object) -> EmbedItem:
