@@ -10,15 +10,14 @@ from gateway.entries import VectorEntry, finite
 from gateway.keys import EmbedFields, Keyspace
 from gateway.memo import Answer, Computed, Deliver, Memo
 from gateway.parallel import each, split
+from gateway.rollout import of_one_model
 from gateway.workers import EmbedPool
-from services.runtime.errors import Internal, NonFiniteResult, UpstreamUnavailable, to_status
+from services.runtime.errors import Internal, NonFiniteResult, to_status
 from services.runtime.vectors import F32, narrow
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 
 SYMMETRIC_INSTRUCTION = "Retrieve semantically similar text"
-# During a rollout two models answer by turns: how often a call is tried until one of them answered all of it.
-_ATTEMPTS = 4
 _PARTS_AT_ONCE = 8
 
 
@@ -48,14 +47,6 @@ class Embedded:
         return usage(self.answers)
 
 
-class WrongModelError(Exception):
-    """The workers have another model than the one that was asked for."""
-
-    def __init__(self, serving: common_pb2.ModelIdentity) -> None:
-        super().__init__()
-        self.serving = serving
-
-
 @dataclass(frozen=True, slots=True)
 class SplitSettings:
     """How large a call to one worker may be."""
@@ -83,19 +74,12 @@ class Embedder:
         With a `fingerprint`, of that model: WrongModelError where the workers have another. A text that fails has its
         error in its place. Raises a Problem where the whole call fails.
         """
-        for _ in range(_ATTEMPTS):
-            model = await self._model(fingerprint, deadline)
+
+        async def answer(model: embed_pb2.GetModelResponse) -> Sequence[Answer[VectorEntry]]:
             fields = _fields(job, model)
             keys = self._keyspace.embed(model.model.fingerprint, fields, job.texts)
 
-            async def compute(
-                positions: Sequence[int],
-                cache_ms: float,
-                deliver: Deliver[VectorEntry],
-                fields: EmbedFields = fields,
-                keys: list[bytes] = keys,
-                model: embed_pb2.GetModelResponse = model,
-            ) -> None:
+            async def compute(positions: Sequence[int], cache_ms: float, deliver: Deliver[VectorEntry]) -> None:
                 async def part(mine: list[int]) -> None:
                     await self._compute(job, fields, keys, model, mine, cache_ms, deliver, deadline)
 
@@ -103,31 +87,15 @@ class Embedder:
                 parts = split(positions, job.texts, min(limits.max_items, model.limits.max_items), limits.max_bytes)
                 await each(parts, part, _PARTS_AT_ONCE)
 
-            answers = await self._memo.get(model.model, keys, job.priority, compute, deadline)
-            seen = {answer.model.fingerprint: answer.model for answer in answers}
-            if set(seen) == {model.model.fingerprint}:
-                return Embedded(model, answers, Cost.slowest(answer.cost for answer in answers))
-            # The workers have changed their model. What it computed is kept under its own name.
-            other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
-            serving = await self._pool.model_of(other, deadline)
-            if fingerprint is None and len(seen) == 1:
-                return Embedded(serving, answers, Cost.slowest(answer.cost for answer in answers))
-        if fingerprint is not None:
-            raise WrongModelError((await self._pool.model(deadline)).model)
-        raise UpstreamUnavailable("embed worker", "is changing its model")
+            return await self._memo.get(model.model, keys, job.priority, compute, deadline)
+
+        model, answers = await of_one_model(self._pool, answer, deadline, fingerprint)
+        return Embedded(model, answers, Cost.slowest(answer.cost for answer in answers))
 
     async def known(self, job: EmbedJob, model: embed_pb2.GetModelResponse) -> list[VectorEntry | None]:
         """The vectors that the caches have; no worker is asked."""
         keys = self._keyspace.embed(model.model.fingerprint, _fields(job, model), job.texts)
         return await self._memo.known(keys)
-
-    async def _model(self, fingerprint: str | None, deadline: float | None) -> embed_pb2.GetModelResponse:
-        if fingerprint is None:
-            return await self._pool.model(deadline)
-        model = await self._pool.serving(fingerprint, deadline)
-        if model is None:
-            raise WrongModelError((await self._pool.model(deadline)).model)
-        return model
 
     async def _compute(
         self,

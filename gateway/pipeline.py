@@ -11,7 +11,7 @@ import numpy as np
 from opentelemetry.trace import Span
 
 from gateway.budget import Budget, BudgetSettings, Timer
-from gateway.embedder import Embedded, Embedder, EmbedJob, WrongModelError, usage, vectors
+from gateway.embedder import Embedded, Embedder, EmbedJob, usage, vectors
 from gateway.entries import ScoreEntry, VectorEntry
 from gateway.index.documents import Document
 from gateway.index.index import Index
@@ -19,6 +19,7 @@ from gateway.index.problems import no_redis
 from gateway.memo import Answer
 from gateway.problems import retold, wrong_model
 from gateway.reranker import Reranker, RerankJob
+from gateway.rollout import WrongModelError
 from gateway.search import Candidate, Degradation, Hit, Policy, SearchJob, SearchResult, Stage
 from gateway.signals import Signals
 from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem, UpstreamUnavailable

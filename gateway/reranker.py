@@ -8,12 +8,12 @@ from gateway.entries import ScoreEntry
 from gateway.keys import Keyspace, RerankFields
 from gateway.memo import Answer, Computed, Deliver, Memo
 from gateway.parallel import each, split
+from gateway.rollout import of_one_model
 from gateway.workers import RerankPool
-from services.runtime.errors import Internal, UpstreamUnavailable
+from services.runtime.errors import Internal
 from winnow.common.v1 import common_pb2
 from winnow.rerank.v1 import rerank_pb2
 
-_ATTEMPTS = 4
 _PARTS_AT_ONCE = 8
 # What every part of a split computes again: system prompt and template, in characters, beside instruction and query.
 _TEMPLATE_CHARS = 300
@@ -67,8 +67,8 @@ class Reranker:
 
         A document that fails has its error in its place. Raises a Problem where the whole call fails.
         """
-        for _ in range(_ATTEMPTS):
-            model = await self._pool.model(deadline)
+
+        async def answer(model: rerank_pb2.GetModelResponse) -> Sequence[Answer[ScoreEntry]]:
             fields = RerankFields(
                 job.query,
                 job.instruction or model.default_instruction,
@@ -77,14 +77,7 @@ class Reranker:
             )
             keys = self._keyspace.rerank(model.model.fingerprint, fields, job.documents)
 
-            async def compute(
-                positions: Sequence[int],
-                cache_ms: float,
-                deliver: Deliver[ScoreEntry],
-                fields: RerankFields = fields,
-                keys: list[bytes] = keys,
-                model: rerank_pb2.GetModelResponse = model,
-            ) -> None:
+            async def compute(positions: Sequence[int], cache_ms: float, deliver: Deliver[ScoreEntry]) -> None:
                 async def part(mine: list[int]) -> None:
                     await self._compute(job, fields, keys, model, mine, cache_ms, deliver, deadline)
 
@@ -92,16 +85,10 @@ class Reranker:
                 size = max(self._split_bytes, _WORTH * again)
                 await each(split(positions, job.documents, model.limits.max_items, size), part, _PARTS_AT_ONCE)
 
-            answers = await self._memo.get(model.model, keys, job.priority, compute, deadline)
-            seen = {answer.model.fingerprint: answer.model for answer in answers}
-            if set(seen) == {model.model.fingerprint}:
-                return Reranked(model, answers, Cost.slowest(answer.cost for answer in answers))
-            # The workers have changed their model. What it computed is kept under its own name.
-            other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
-            serving = await self._pool.model_of(other, deadline)
-            if len(seen) == 1:
-                return Reranked(serving, answers, Cost.slowest(answer.cost for answer in answers))
-        raise UpstreamUnavailable("rerank worker", "is changing its model")
+            return await self._memo.get(model.model, keys, job.priority, compute, deadline)
+
+        model, answers = await of_one_model(self._pool, answer, deadline)
+        return Reranked(model, answers, Cost.slowest(answer.cost for answer in answers))
 
     async def _compute(
         self,

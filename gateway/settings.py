@@ -63,7 +63,10 @@ class GatewaySettings(ProcessSettings):
 
     index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for a shard in a search")
     index_effort: int = Field(
-        700, ge=1, le=1_000_000, description="least breadth of the graph search in a shard (EF); more: better recall"
+        300,
+        ge=1,
+        le=1_000_000,
+        description="breadth of the search in a collection's graphs (EF); more: better recall",
     )
     index_filter_effort: int = Field(
         50_000, ge=1, description="most documents that a filtered search looks at in a shard (FILTER-EF)"

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from google.rpc import status_pb2
 
-from gateway.embedder import Embedder, EmbedJob, WrongModelError, vectors
+from gateway.embedder import Embedder, EmbedJob, vectors
 from gateway.entries import VectorEntry
 from gateway.index.catalogue import Collection
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.store import ChangedMeanwhileError, Store, Write
 from gateway.patience import is_for_item, patiently
 from gateway.problems import placed, wrong_model
+from gateway.rollout import WrongModelError
 from services.runtime.errors import NotReady, Problem, UpstreamUnavailable, to_status
 from services.runtime.streams import in_completion_order, until
 from winnow.common.v1 import common_pb2

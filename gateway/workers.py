@@ -47,9 +47,11 @@ M = TypeVar("M", bound=Model)
 Reply = TypeVar("Reply")
 
 
-class _Pool(Generic[M]):
+class Pool(Generic[M]):
+    """Workers of one kind; `what` is what messages call them."""
+
     def __init__(self, what: str, get_model: Callable[[float], Awaitable[M]], timeout_s: float) -> None:
-        self._what = what
+        self.what = what
         self._get_model = get_model
         self._timeout_s = timeout_s
         self._models: dict[str, M] = {}
@@ -88,11 +90,11 @@ class _Pool(Generic[M]):
                 await self.refresh()
             except Problem as problem:
                 if answered is not False:
-                    log.warning("%s: %s", self._what, problem.message)
+                    log.warning("%s: %s", self.what, problem.message)
                 answered = False
             else:
                 if not answered and self._current is not None:
-                    log.info("%s: serves %s (%s)", self._what, *_told(self._current.model))
+                    log.info("%s: serves %s (%s)", self.what, *_told(self._current.model))
                 answered = True
             await asyncio.sleep(every_s)
 
@@ -107,7 +109,7 @@ class _Pool(Generic[M]):
                 self._remember(known)
                 return known
             await self.refresh(deadline)
-        raise UpstreamUnavailable(self._what, "is changing its model")
+        raise UpstreamUnavailable(self.what, "is changing its model")
 
     def _remember(self, model: M) -> None:
         fingerprint = model.model.fingerprint
@@ -129,9 +131,9 @@ class _Pool(Generic[M]):
         try:
             return await call(timeout_s)
         except grpc.aio.AioRpcError as error:
-            problem = self._retell(from_rpc_error(error, self._what))
+            problem = self._retell(from_rpc_error(error, self.what))
             if isinstance(problem, DeadlineTooShort) and timeout_s == self._timeout_s:
-                problem = UpstreamUnavailable(self._what, f"had no answer within {timeout_s:g} s")
+                problem = UpstreamUnavailable(self.what, f"had no answer within {timeout_s:g} s")
             raise problem from error
 
     def _retell(self, problem: Problem) -> Problem:
@@ -139,7 +141,7 @@ class _Pool(Generic[M]):
             case ReplicaFull():  # the channel has tried the other replicas already
                 return PoolSaturated(problem.retry_after_s)
             case NotReady():
-                return UpstreamUnavailable(self._what, "is starting or stopping", problem.retry_after_s)
+                return UpstreamUnavailable(self.what, "is starting or stopping", problem.retry_after_s)
             case _:
                 return problem
 
@@ -148,7 +150,7 @@ def _told(identity: common_pb2.ModelIdentity) -> tuple[str, str]:
     return identity.name, identity.fingerprint
 
 
-class EmbedPool(_Pool[embed_pb2.GetModelResponse]):
+class EmbedPool(Pool[embed_pb2.GetModelResponse]):
     """The embed workers. `timeout_s` bounds every call, also one without a deadline."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
@@ -165,7 +167,7 @@ class EmbedPool(_Pool[embed_pb2.GetModelResponse]):
         return await self._call(lambda limit: self._embed(request, timeout=limit), deadline)
 
 
-class RerankPool(_Pool[rerank_pb2.GetModelResponse]):
+class RerankPool(Pool[rerank_pb2.GetModelResponse]):
     """The rerank workers. `timeout_s` bounds every call, also one without a deadline."""
 
     def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:

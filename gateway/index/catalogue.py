@@ -26,6 +26,9 @@ _ALIASES = "winnow:i:{catalogue}:aliases"
 _TRASH = "winnow:i:{catalogue}:trash"
 _PROBE = "winnow:i:{catalogue}:probe"
 _SHARDS_PER_MASTER = 3
+# Of a node of the graph to others (M); on its lowest level twice as many. Twice Redis' default: searches find as much
+# with less than half the effort.
+_LINKS, _LINKS_ONCE = 32, 16
 _SPREAD_TRIES = 10_000
 # A creation that has not ended after this long never will.
 _CREATION_S = 60.0
@@ -52,7 +55,7 @@ class BuiltWith:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What is known of a collection. `tags` are the hash tags of its shards."""
+    """What is known of a collection. `tags` are the hash tags of its shards, `links` the M of their graphs."""
 
     name: str
     uid: str
@@ -60,6 +63,7 @@ class Collection:
     dimensions: int
     quantization: Quantization
     tags: tuple[str, ...]
+    links: int
     created_ns: int
 
     def pack(self) -> str:
@@ -79,6 +83,7 @@ class Collection:
             fields["dimensions"],
             Quantization(fields["quantization"]),
             tuple(fields["tags"]),
+            fields.get("links", _LINKS_ONCE),
             fields["created_ns"],
         )
 
@@ -149,7 +154,7 @@ class Catalogue:
             await self._sweep()
             uid = secrets.token_hex(8)
             tags = self._tags(uid, shards or (1 if self._client.masters == 1 else self._default_shards()))
-            made = Collection(name, uid, model, dimensions, quantization, tags, time.time_ns())
+            made = Collection(name, uid, model, dimensions, quantization, tags, _LINKS, time.time_ns())
             await self._client.command("HSET", _TRASH, uid, _trash(tags, time.time() + _CREATION_S))
             await self._all([("SET", shard_key(tag, "c"), made.pack()) for tag in tags])
             done = await self._client.command(

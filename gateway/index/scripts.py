@@ -50,7 +50,8 @@ return 1
 """
 
 # KEYS: c, v, t, h of a shard. ARGV: id, quantisation, digest, text, metadata, vector or "" where only the metadata
-# differ, and "1" where an unchanged document must be written again, so that WAIT has something to wait for.
+# differ, "1" where an unchanged document must be written again, so that WAIT has something to wait for, and the graph's
+# links. A write that looks for its neighbours with more effort (EF) than this makes searches no better.
 # Gives 1 created, 2 updated, 3 unchanged, -1 no such shard, -2 the document is not as the caller thought.
 WRITE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
@@ -60,7 +61,7 @@ if old == ARGV[3] then
   return 3
 end
 if ARGV[6] ~= '' then
-  redis.call('VADD', KEYS[2], 'FP32', ARGV[6], ARGV[1], ARGV[2], 'SETATTR', ARGV[5])
+  redis.call('VADD', KEYS[2], 'FP32', ARGV[6], ARGV[1], ARGV[2], 'SETATTR', ARGV[5], 'EF', 100, 'M', ARGV[8])
 else
   if not old or string.sub(old, 1, 18) ~= string.sub(ARGV[3], 1, 18) then return -2 end
   redis.call('VSETATTR', KEYS[2], ARGV[1], ARGV[5])

@@ -201,3 +201,20 @@ async def test_index_keys_never_expire_and_cache_keys_always_do(redis8):
         with redis8.client() as client:
             for key in client.keys("*"):
                 assert (client.ttl(key) == -1) == key.startswith(b"winnow:i:")
+
+
+async def test_a_graph_keeps_the_links_it_was_made_with(redis8):
+    """Redis refuses a vector under another number of links than the first."""
+    async with running(redis8.url) as gateway:
+        await create(gateway, "now")
+        await create(gateway, "once")  # by a gateway that did not name them
+        with redis8.client() as client:
+            catalogue = "winnow:i:{catalogue}:collections"
+            described = json.loads(client.hget(catalogue, "once"))
+            del described["links"]
+            client.hset(catalogue, "once", json.dumps(described))
+            for name, links in (("now", 32), ("once", 16)):
+                assert [r.outcome for r in await gateway.upsert(name, pb.Document(id="x", text="text"))] == [CREATED]
+                [tag] = json.loads(client.hget(catalogue, name))["tags"]
+                info = client.execute_command("VINFO", f"winnow:i:{{{tag}}}:v")
+                assert dict(zip(info[::2], info[1::2], strict=True))[b"hnsw-m"] == links
