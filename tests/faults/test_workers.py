@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
 from tests.support.gateway import running
 from tests.support.redis import free_port, redis_server
-from tests.support.serving import PlainSettings, serving, told
+from tests.support.serving import PlainSettings, failure, serving, told
 from tests.support.waiting import until, until_available
 from tests.support.workers import EmbedWorker
 from winnow.common.v1 import common_pb2
@@ -25,12 +25,6 @@ def embed(gateway, text="text", **options):
 
 def rerank(gateway, **options):
     return gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text", documents=["text"]), **options)
-
-
-async def failure(call) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await call
-    return failed.value
 
 
 @pytest.mark.parametrize("call", [embed, rerank])

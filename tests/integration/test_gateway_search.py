@@ -17,7 +17,7 @@ from gateway.search import Candidate, Policy, SearchJob, SearchResult
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
 from services.runtime.vectors import decode
 from tests.support.gateway import running
-from tests.support.serving import told
+from tests.support.serving import failure, told
 from tests.support.workers import EmbedWorker, RerankWorker
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -40,12 +40,6 @@ async def fill(gateway, name="fruit", texts=FRUIT, **options):
         name, *(pb.Document(id=f"d{n}", text=text, metadata_json=json.dumps({"n": n})) for n, text in enumerate(texts))
     )
     assert all(result.outcome == pb.UPSERT_OUTCOME_CREATED for result in results)
-
-
-async def failure(call) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await call
-    return failed.value
 
 
 async def test_inline_scores_are_cosines_and_probabilities():

@@ -34,7 +34,7 @@ def states(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("min_saving", [0.0, 1.0])
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("constants", [{}, {"_SCORES": 64}, {"_FUSED": 8}], ids=["", "little memory", "fused"])
+@pytest.mark.parametrize("constants", [{}, {"_SCORES": 64}, {"_FUSED": 8}], ids=["as it is", "little memory", "fused"])
 def test_both_give_the_textbook_result(
     min_saving: float, last: bool, constants: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,18 +9,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.runtime.lifecycle import LIVENESS
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import PlainSettings, serving, told
+from tests.support.serving import PlainSettings, failure, serving, told
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 EMBED = f"/{SERVICE}/Embed"
 CODES = grpc.StatusCode
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def failure(call) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await call
-    return error.value
 
 
 def raw(served, method: str = EMBED):
