@@ -66,7 +66,7 @@ class GatewaySettings(ProcessSettings):
         300,
         ge=1,
         le=1_000_000,
-        description="breadth of the search in a collection's graphs (EF); more: better recall",
+        description="least breadth of the search in a collection's graphs (EF); more: better recall",
     )
     index_filter_effort: int = Field(
         50_000, ge=1, description="most documents that a filtered search looks at in a shard (FILTER-EF)"

@@ -223,10 +223,8 @@ class Store:
         All shards are asked side by side. Raises InvalidField for a filter that does not parse, and a Problem where no
         shard answered within the budget.
         """
-        asked = [
-            asyncio.create_task(self._search_shard(collection, tag, vector, count, filter_), name="index-shard")
-            for tag in collection.tags
-        ]
+        query = self._query(len(collection.tags), vector, count, filter_)
+        asked = [asyncio.create_task(self._search_shard(tag, query), name="index-shard") for tag in collection.tags]
         try:
             await asyncio.wait(asked, timeout=max(0.0, budget_s))
             answered = [task for task in asked if task.done() and not task.cancelled()]
@@ -245,15 +243,17 @@ class Store:
         nearest = heapq.nsmallest(count, chain.from_iterable(good), key=lambda found: (-found.cosine, found.id))
         return Found(nearest, len(asked) - len(good))
 
-    async def _search_shard(
-        self, collection: Collection, tag: str, vector: F32, count: int, filter_: str
-    ) -> list[Candidate]:
-        # A shard of n has about an n-th of the nearest, and finds its own the sooner for it.
-        effort = max(self._settings.effort, 2 * count) / math.sqrt(len(collection.tags))
+    def _query(self, shards: int, vector: F32, count: int, filter_: str) -> list[str | bytes | int]:
+        """What each of `shards` is asked."""
+        # One of n has about an n-th of the nearest, and finds its own the sooner for it.
+        effort = max(count, math.ceil(max(self._settings.effort, 2 * count) / math.sqrt(shards)))
         query: list[str | bytes | int] = ["FP32", vector.astype("<f4").tobytes(), "WITHSCORES", "COUNT", count]
-        query += ["EF", max(count, math.ceil(effort))]
+        query += ["EF", effort]
         if filter_:
             query += ["FILTER", filter_, "FILTER-EF", self._settings.filter_effort]
+        return query
+
+    async def _search_shard(self, tag: str, query: Sequence[str | bytes | int]) -> list[Candidate]:
         flat = await self._client.command("VSIM", shard_key(tag, "v"), *query)
         # Redis gives (1 + cosine) / 2.
         return [

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tests.support.cluster import ClusterProcesses, redis_cluster
-from tests.support.gateway import Running, running
+from tests.support.gateway import Running, flushed, running
 from tests.support.waiting import until, until_available
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -70,7 +70,7 @@ async def test_the_cache_is_spread_over_the_masters(cluster, scheme):
         async with running(url) as gateway:
             response = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts))
             assert {result.cache_hit for result in response.results} == {hit}
-            await gateway.gateway._remote.flush()
+            await flushed(gateway)
     for node in cluster.nodes[:3]:
         with node.client() as client:
             assert client.dbsize() > 10
@@ -201,7 +201,7 @@ async def test_the_cache_bears_the_loss_of_a_master(own_cluster):
     async with running(own_cluster.url, cache_patience_ms=100, cache_local_bytes=0) as gateway:
         texts = [f"text {number}" for number in range(30)]
         await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts))
-        await gateway.gateway._remote.flush()
+        await flushed(gateway)
         own_cluster.nodes[0].kill()
         for _ in range(20):
             response = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts))
@@ -210,7 +210,7 @@ async def test_the_cache_bears_the_loss_of_a_master(own_cluster):
 
         async def all_hit() -> bool:
             response = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts))
-            await gateway.gateway._remote.flush()
+            await flushed(gateway)
             return all(result.cache_hit for result in response.results)
 
         while not await all_hit():

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from tests.support.gateway import NOWHERE, Running, running
+from tests.support.gateway import NOWHERE, Running, flushed, running
 from tests.support.proxy import proxy
 from tests.support.redis import redis_server
 from winnow.embed.v1 import embed_pb2
@@ -59,7 +59,7 @@ async def recover(gateway: Running) -> None:
     async with asyncio.timeout(40):
         while True:
             await one_of_each(gateway, "the same text")
-            await gateway.gateway._remote.flush()
+            await flushed(gateway)
             response = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["the same text"]))
             if response.results[0].cache_hit:
                 return
@@ -129,7 +129,7 @@ async def test_full_and_back():
             with redis.client() as client:
                 client.config_set("maxmemory", "1")
                 await bear(gateway)
-                await gateway.gateway._remote.flush()
+                await flushed(gateway)
                 assert len(client.keys("winnow:[es]:*")) == 2
                 # What is there is still read: only writes are refused.
                 response = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["the same text"]))

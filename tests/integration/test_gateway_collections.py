@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from tests.support.collections import CREATED, create, get, search
-from tests.support.gateway import NOWHERE, running
+from tests.support.gateway import NOWHERE, flushed, running
 from tests.support.redis import redis_server, valkey_binary
 from tests.support.serving import failure, told
 from tests.support.waiting import until
@@ -197,7 +197,7 @@ async def test_index_keys_never_expire_and_cache_keys_always_do(redis8):
         await create(gateway)
         await gateway.upsert("docs", pb.Document(id="a", text="a"))
         await search(gateway, "docs")
-        await gateway.gateway._remote.flush()
+        await flushed(gateway)
         with redis8.client() as client:
             for key in client.keys("*"):
                 assert (client.ttl(key) == -1) == key.startswith(b"winnow:i:")

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.gateway import NOWHERE, running
+from tests.support.gateway import NOWHERE, flushed, running
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
@@ -66,7 +66,7 @@ async def test_a_cache_that_fails_is_counted():
     observed = Observed()
     async with running(f"redis://{NOWHERE}", telemetry=observed.telemetry) as gateway:
         await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[SECRET]))
-        await gateway.gateway._remote.flush()
+        await flushed(gateway)
         errors = observed.counts(names.CACHE_ERRORS)
         assert errors["ConnectionError", "read"] >= 1
         assert errors["ConnectionError", "write"] >= 1

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.engine.attention.cpu import attend
 from services.engine.packing import MIN_SHARED, Packed, pack
 
 PREFIXES = [list(range(100, 100 + n)) for n in (0, 3, MIN_SHARED, 20)]
@@ -29,18 +31,29 @@ def visible(packed: Packed, row: int, segment: int) -> list[int]:
     return own[: len(own) - behind].tolist()
 
 
+def seen_on_the_cpu(packed: Packed, cu: np.ndarray) -> list[list[int]]:
+    """Rows that each query attends to: where all scores are equal, the values of exactly these are mixed."""
+    nothing, rows = torch.zeros(packed.tokens, 1, packed.tokens), torch.eye(packed.tokens).unsqueeze(1)
+    mixed = attend(nothing[: int(cu[-1])], nothing, rows, cu, packed.cu_q, packed.cu_k)
+    return [np.flatnonzero(row[0]).tolist() for row in mixed.numpy()]
+
+
 @settings(max_examples=150, deadline=None)
 @given(sequences(), st.sampled_from([0.0, 0.3, 1.0]))
 def test_every_text_reads_as_if_it_were_alone(texts: list[np.ndarray], min_saving: float) -> None:
     packed = pack(texts, min_saving=min_saving)
     segment_of = np.repeat(np.arange(len(packed.cu_q) - 1), np.diff(packed.cu_q))
+    on_the_cpu = seen_on_the_cpu(packed, packed.cu_q)
+    last_on_the_cpu = seen_on_the_cpu(packed, packed.cu_last)
     for row in range(packed.tokens):
         rows = visible(packed, row, segment_of[row])
         assert packed.positions[row] == len(rows) - 1
+        assert on_the_cpu[row] == sorted(rows)
     for text, output in zip(texts, packed.outputs, strict=True):
         last = packed.last_rows[output]
         rows = visible(packed, last, segment_of[last])
         assert packed.ids[rows].tolist() == text.tolist()
+        assert last_on_the_cpu[output] == sorted(rows)
         assert packed.cu_last[segment_of[last] + 1] - packed.cu_last[segment_of[last]] == 1
     assert packed.requested_tokens == sum(map(len, texts))
     assert packed.tokens <= packed.requested_tokens
