@@ -68,7 +68,7 @@ $(VENV)/bin/python:
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.setup: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.setup: pyproject.toml setup.py constraints.txt | $(VENV)/bin/python
 	@echo "installing packages into $(VENV) (a few minutes the first time)"
 	@$(PIP) install -c constraints.txt grpcio-tools mypy-protobuf -e '.[gateway,worker,redis-server]'
 	@touch $@
@@ -78,9 +78,7 @@ $(VENV)/.setup-dev: $(VENV)/.setup
 	@$(PIP) install -c constraints.txt -e '.[gateway,worker,redis-server,dev]'
 	@touch $@
 
-# The proto package path is the Python import path, so the stubs land beside services/ and need no patching.
-winnow/.generated: $(PROTOS) $(VENV)/.setup
-	@rm -rf winnow
-	@$(PY) -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy_grpc=$(VENV)/bin/protoc-gen-mypy_grpc \
-		--python_out=. --pyi_out=. --grpc_python_out=. --mypy_grpc_out=quiet:. $(PROTOS)
+# Installing generates the stubs; this does it again when a proto changes.
+winnow/.generated: $(PROTOS) protos/generate.py $(VENV)/.setup
+	@$(PY) protos/generate.py .
 	@touch $@
