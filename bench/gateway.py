@@ -23,7 +23,11 @@ from winnow.embed.v1 import embed_pb2
 _EMBED = "/winnow.embed.v1.EmbedService/Embed"
 _CALL_SECONDS = 120.0
 _WARM_UP_CALLS = 20
-_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
 Method = Callable[..., Awaitable[bytes]]
 
 

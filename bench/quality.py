@@ -99,7 +99,11 @@ def _told(error: grpc.RpcError) -> str:
 
 
 def _measure(arguments: argparse.Namespace, test_set: QuestionSet, address: str, output: Report) -> None:
-    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.enable_http_proxy", 0),
+    ]
     table = Table(title=f"{arguments.file.name}: {len(test_set.queries)} queries, {len(test_set.documents)} documents")
     for name in ("stage", "width", "nDCG@10", "MRR@10", "Recall@50"):
         table.add_column(name, justify="left" if name == "stage" else "right")

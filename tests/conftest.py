@@ -7,6 +7,14 @@ import pytest
 from deploy.local.stack import FREE_PORTS, Stack
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_without_proxy() -> Iterator[None]:
+    """A proxy to the internet (npm needs it) is no way to the tests' own servers."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("no_proxy", "localhost,127.0.0.1,::1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """The whole of Winnow on free ports: private Redis 8, both workers with the nano models, the gateway."""

@@ -72,6 +72,7 @@ def channel(
     settings = settings or ChannelSettings()
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(service_config(health_service, settings.attempts))),
+        ("grpc.enable_http_proxy", 0),  # http_proxy is the way to the internet, not to our own servers
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # Calls over this size are not retried; grpc's default is a mere 256 KiB.

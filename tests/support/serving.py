@@ -54,6 +54,7 @@ async def serving(
     await server.start()
     options = [
         ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
         ("grpc.max_send_message_length", 256 << 20),
         ("grpc.max_receive_message_length", 256 << 20),
     ]

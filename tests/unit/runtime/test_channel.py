@@ -95,3 +95,11 @@ async def test_nobody_there_is_unavailable() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_proxy_to_the_internet_is_not_the_way_to_our_own_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nobody is there
+    async with pool(Scripted()) as (stub, _):
+        await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
