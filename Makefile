@@ -12,10 +12,10 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 demo: setup ## Start everything, index Python's own documentation, search it, stop everything
-	@$(PY) -m deploy.local demo
+	@exec $(PY) -m deploy.local demo
 
-run: setup ## Start Redis, both workers and the gateway; print the addresses; Ctrl-C stops
-	@$(PY) -m deploy.local run
+run: setup ## Start Redis, both workers and the gateway until Ctrl-C; DATA=folder keeps what is indexed
+	@exec $(PY) -m deploy.local run $(if $(filter command,$(firstword $(origin DATA))),--data "$$DATA")
 
 setup: $(VENV)/.setup winnow/.generated ## Create .venv with what `make run` needs, and generate the stubs
 
