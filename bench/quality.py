@@ -171,8 +171,8 @@ class Searcher:
             documents = [pb.Document(id=str(at), text=text) for at, text in enumerate(self._test_set.documents)]
             with self._bar(f"indexing, {width} wide", len(documents)) as advance:
                 ingested = upsert_documents(self._retrieval, name, documents, on_progress=advance)
-            if ingested.errors:
-                raise ValueError(f"{len(ingested.errors)} documents failed: {next(iter(ingested.errors.values()))}")
+            if ingested.failed:
+                raise ValueError(f"{ingested.failed} documents failed: {ingested.errors[0][1]}")
             yield name
         finally:
             self._retrieval.DeleteCollection(pb.DeleteCollectionRequest(name=name), timeout=_CALL_SECONDS)
