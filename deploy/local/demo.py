@@ -54,7 +54,7 @@ def search(stub: retrieval_pb2_grpc.RetrievalServiceStub, query: str, **fields: 
         collection=pb.CollectionSource(name=COLLECTION),
         candidates=CANDIDATES,
         top_n=fields.get("top_n", TOP_N),
-        return_text=False,
+        return_metadata=False,
     )
     return stub.Search(request, timeout=60)
 
@@ -63,7 +63,7 @@ def run_demo(gateway: str, console: Console) -> int:
     """Index, search, show the cache. Return how many of the ten questions found their answer in the top three."""
     entries = standard_library()
     console.print(f"{len(entries)} docstrings of this Python's standard library", highlight=False)
-    with grpc.insecure_channel(gateway) as channel:
+    with grpc.insecure_channel(gateway, [("grpc.enable_http_proxy", 0)]) as channel:
         stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         started = time.perf_counter()
         report = index_documentation(stub, entries, console)
@@ -72,8 +72,13 @@ def run_demo(gateway: str, console: Console) -> int:
         found = 0
         for question in questions():
             response = search(stub, question.question)
-            found += any(hit.id in question.answers for hit in response.hits)
+            right = any(hit.id in question.answers for hit in response.hits)
+            found += right
             print_search(console, question.question, response, question.answers)
+            if not right:
+                console.print(
+                    f"none of these is right; {' or '.join(sorted(question.answers))} would be", style="yellow"
+                )
             console.print()
         again = questions()[0].question
         console.print("the first question again: its vector and its scores now come from the cache", style="bold")

@@ -40,6 +40,13 @@ def test_the_demo_finds_at_least_eight_of_ten_answers_and_stops_what_it_started(
     assert score, done.stdout[-3000:]
     assert int(score.group(1)) >= 8, done.stdout
     assert "50 of 50 scores" in done.stdout, "the repeated question was not answered from the cache"
+    # The question that stands first, and is repeated, is one that it gets right; what was found is shown in words.
+    first, *_, repeated = re.split(r"^(?=convert a date string)", done.stdout, flags=re.MULTILINE)[1:]
+    for table in (first, repeated):
+        best = next(line for line in table.splitlines() if line.startswith("│"))
+        assert "✓ datetime.date.fromisoformat" in best
+        assert "Construct a date" in table
+    assert "none is right; " in done.stdout  # and it says so where it is wrong
     # Everything lived in the private folder, and nothing is left of it: no socket, no log, no process that holds one.
     assert not list(tmp_path.glob("winnow-*"))
 
