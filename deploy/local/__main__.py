@@ -1,60 +1,119 @@
 """`python -m deploy.local demo | run`: the whole of Winnow on this machine."""
 
 import argparse
-import signal
+import os
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
+from clients.render import console
 from deploy.local.demo import questions, run_demo
+from deploy.local.folder import Folder
+from deploy.local.interrupts import Interrupts
 from deploy.local.process import StartError
-from deploy.local.stack import FREE_PORTS, Ports, Stack
+from deploy.local.settings import without_connections
+from deploy.local.stack import FREE_PORTS, ROOT, Ports, Stack
 
-TRY = """
-Try it:
-  .venv/bin/winnow search "delete a directory tree" --inline "rmtree removes a directory tree" "remove deletes a file"
-  .venv/bin/winnow --help
-Ctrl-C stops everything; what was indexed goes with it."""
+LOGS = ROOT / ".cache"
+DEFAULT_GATEWAY = f"127.0.0.1:{Ports().gateway}"
 
 
 def main() -> int:
     """Start the stack, do what was asked, stop the stack."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
     parser.add_argument("what", choices=["demo", "run"])
-    console = Console(highlight=False)
-    # A plain kill ends like Ctrl-C: what was started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="run: keep collections and cache in this folder")
+    options = parser.parse_args()
+    if options.what == "demo" and options.data:
+        parser.error("the demo keeps nothing: --data is for run")
+    interrupts = Interrupts()
+    interrupts.install()
+    screen = Screen(console())
     try:
-        return demo(console) if parser.parse_args().what == "demo" else run(console)
+        return demo(screen, interrupts) if options.what == "demo" else run(screen, interrupts, options.data)
     except StartError as error:
-        console.print(f"could not start: {error}", markup=False)
+        screen.say(f"could not start: {error}")
         return 1
     except KeyboardInterrupt:
-        console.print("\nstopped")
-        return 130
+        screen.say("\nstopped")  # true: the stack ends its processes on the way here
+        return 128 + interrupts.number
 
 
-def demo(console: Console) -> int:
+class Screen:
+    """Where the stack talks to whoever started it. A terminal that is gone is no reason to fail."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, line: str, style: str | None = None) -> None:
+        """Print a line at once, as it is."""
+        try:
+            self.console.print(line, style=style, soft_wrap=True)
+            self.console.file.flush()
+        except (OSError, SystemExit):  # rich makes SystemExit of a closed pipe
+            self.console.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+
+
+def demo(screen: Screen, interrupts: Interrupts) -> int:
     """Run the demo on free ports, so that it disturbs nothing."""
-    console.print("starting Redis, the embed worker, the rerank worker and the gateway", style="bold")
-    with Stack(FREE_PORTS, say=console.print) as stack:
-        if not stack.has_redis:
-            console.print(
-                "the demo needs Redis 8: install it, or use Python 3.11 to 3.13 on Linux x86-64 or macOS arm64"
-            )
-            return 1
-        found = run_demo(stack.addresses["gateway"], console)
-    console.print(f"\n{found} of {len(questions())} questions found their answer in the top three. All stopped.")
+    folder = Folder.free(LOGS / "demo")
+    inherited, dropped = without_connections(os.environ)
+    screen.say(f"starting Redis, both workers and the gateway; logs in {shown(folder.path)}", "bold")
+    if dropped:
+        screen.say(f"the demo is private and does not use {', '.join(dropped)}")
+    try:
+        with Stack(FREE_PORTS, say=screen.say, inherited=inherited, folder=folder, held=interrupts.held) as stack:
+            if not stack.has_redis:
+                screen.say(
+                    "the demo needs Redis 8: install it, or use Python 3.11 to 3.13 on Linux x86-64 or macOS arm64"
+                )
+                return 1
+            found = run_demo(stack.addresses["gateway"], screen.console)
+    finally:
+        folder.close()
+    screen.say(f"\n{found} of {len(questions())} questions found their answer in the top three. All stopped.")
     return 0
 
 
-def run(console: Console) -> int:
+def run(screen: Screen, interrupts: Interrupts, data: Path | None) -> int:
     """Keep the stack up until Ctrl-C, or until a part of it ends."""
-    with Stack(Ports(), say=console.print) as stack:
-        console.print(TRY, soft_wrap=True)
-        ended = stack.wait_for_end()
-        console.print(f"{ended.name} ended by itself. {ended.tail()}", markup=False)
+    folder = Folder(data.expanduser().absolute()) if data else Folder.free(LOGS / "run")
+    screen.say(f"starting Redis, both workers and the gateway; logs in {shown(folder.path)}", "bold")
+    stack = Stack(Ports(), os.environ, screen.say, folder=folder, keep_data=data is not None, held=interrupts.held)
+    try:
+        with stack:
+            screen.say(hints(stack, folder, data))
+            ended = stack.wait_for_end()
+            screen.say(f"{ended.name} ended by itself. {ended.tail()}")
+    finally:
+        folder.close()
     return 1
+
+
+def hints(stack: Stack, folder: Folder, data: Path | None) -> str:
+    """Return what can be done now, and what becomes of what is indexed."""
+    gateway = stack.addresses["gateway"]
+    address = "" if gateway == DEFAULT_GATEWAY else f" --address {gateway}"
+    if data:
+        kept = f"collections and cache are kept in {shown(folder.path)} for the next start."
+    elif stack.has_redis:
+        kept = "what was indexed goes with it (make run DATA=folder keeps it)."
+    else:
+        kept = "nothing is kept here."
+    return (
+        "\nTry it:\n"
+        f'  .venv/bin/winnow{address} search "delete a directory tree" --inline "rmtree removes a directory tree"'
+        ' "remove deletes a file"\n'
+        "  .venv/bin/winnow --help\n"
+        f"Ctrl-C stops everything; {kept}"
+    )
+
+
+def shown(path: Path) -> Path:
+    """Return the path as it is shorter to read: from here, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 if __name__ == "__main__":

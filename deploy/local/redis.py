@@ -17,17 +17,18 @@ def find_redis_server() -> Path | None:
     return None
 
 
-def redis_arguments(socket: Path, directory: Path) -> list[str]:
-    """Return the arguments of a private server: a unix socket only, nothing written to disk.
+def redis_arguments(socket: Path, data: Path | None = None) -> list[str]:
+    """Return the arguments of a private server: a unix socket only.
 
-    volatile-lfu evicts only what has a TTL: the cache, never the index.
+    With `data`, an existing folder, it keeps what it holds there in an append-only file; otherwise nothing is written
+    to disk. volatile-lfu evicts only what has a TTL: the cache, never the index.
     """
     settings = {
         "port": "0",
         "unixsocket": str(socket),
-        "dir": str(directory),
+        "dir": str(data or socket.parent),
         "save": "",
-        "appendonly": "no",
+        "appendonly": "yes" if data else "no",
         "maxmemory": "1gb",
         "maxmemory-policy": "volatile-lfu",
     }

@@ -1,20 +1,26 @@
 """Everything on one machine: Redis, both workers, the gateway."""
 
+import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
+from deploy.local.folder import Folder
 from deploy.local.process import Process, StartError, python_module
 from deploy.local.redis import NEEDED, find_redis_server, redis_arguments
+from deploy.local.settings import PARTS, check_addresses, reachable, settings_in
+from deploy.local.watchdog import Watchdog
 
 ROOT = Path(__file__).resolve().parents[2]
+_MODULES = {"embed": "services.embed", "rerank": "services.rerank", "gateway": "gateway"}
+_SILENCE_SECONDS = 600.0  # a large model takes minutes to load, and says nothing meanwhile
+_PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +34,28 @@ class Ports:
     embed_metrics: int = 9091
     rerank_metrics: int = 9092
 
+    def settings(self) -> dict[str, str]:
+        """The settings that say so."""
+        return {
+            f"{part.upper()}_{setting}": f"127.0.0.1:{getattr(self, part + suffix)}"
+            for part in PARTS
+            for setting, suffix in (("LISTEN", ""), ("METRICS_LISTEN", "_metrics"))
+        }
+
 
 FREE_PORTS = Ports(0, 0, 0, 0, 0, 0)
 
 
 class Stack:
-    """Starts the parts in order, knows their addresses, stops them in the opposite order.
+    """Starts the parts side by side, knows their addresses, stops them in the opposite order.
 
-    A context manager: whatever started is stopped on the way out, also on Ctrl-C and where a later part fails.
+    A context manager: whatever started is stopped on the way out, also on Ctrl-C and if a later part fails; and if this
+    process is killed, a watchdog stops it.
+
+    `environment` holds settings that win over the stack's own: a part that they say is elsewhere (GATEWAY_EMBED_TARGET,
+    GATEWAY_RERANK_TARGET, GATEWAY_REDIS_URL) is not started. All else the parts inherit from `inherited`. `folder`
+    receives the logs; without it they are gone with the stack. With `keep_data`, Redis keeps its data there too.
+    `held` puts off signals while a process is started and noted down.
     """
 
     def __init__(
@@ -43,11 +63,24 @@ class Stack:
         ports: Ports = FREE_PORTS,
         environment: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
+        *,
+        inherited: Mapping[str, str] | None = None,
+        folder: Folder | None = None,
+        keep_data: bool = False,
+        held: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._ports = ports
-        self._environment = dict(environment or {})
+        self._given = settings_in(environment or {})
+        self._settings = ports.settings() | self._given
+        self._others = {name: value for name, value in (environment or {}).items() if name.startswith("OTEL_")}
+        self._inherited = dict(os.environ if inherited is None else inherited)
         self._say = say
+        self._folder = folder
+        self._keep_data = keep_data
+        self._held = held
         self._processes: list[Process] = []
+        self._watchdog: Watchdog | None = None
+        self._listening: dict[str, str] = {}
+        # The socket of Redis: its path must be short, which a folder of the caller's need not be.
         self._directory = tempfile.TemporaryDirectory(prefix="winnow-", ignore_cleanup_errors=True)
         self.addresses: dict[str, str] = {}
         self.has_redis = False
@@ -86,72 +119,139 @@ class Stack:
         """Names of the processes that live, in the order of their start."""
         return [process.name for process in self._processes if process.running]
 
+    @property
+    def logs(self) -> Path:
+        """The folder of the logs."""
+        return self._folder.path if self._folder else Path(self._directory.name)
+
     def stop(self) -> None:
-        """Stop what runs, the last started first. Calling it again does nothing."""
-        while self._processes:
-            self._processes.pop().stop()
-        self._directory.cleanup()
+        """Stop what runs, the last started first; on a second Ctrl-C at once. Calling it again does nothing."""
+        try:
+            if self._processes:
+                self._say("stopping; Ctrl-C again ends everything at once")
+            while self._processes:
+                self._processes[-1].stop()
+                self._ended(self._processes.pop())
+        finally:  # nothing is left to end here, unless the above was interrupted
+            with self._held():
+                for process in self._processes:
+                    process.kill()
+                self._processes.clear()
+                if self._watchdog is not None:
+                    self._watchdog.close()
+                self._directory.cleanup()
 
     def _start(self) -> None:
+        local = [
+            part for part in PARTS if part == "gateway" or not self._elsewhere(part, f"GATEWAY_{part.upper()}_TARGET")
+        ]
+        check_addresses(
+            {
+                name: address
+                for part in local
+                for suffix in ("LISTEN", "METRICS_LISTEN", "HEALTH_LISTEN")
+                if (address := self._settings.get(name := f"{part.upper()}_{suffix}"))
+            }
+        )
+        with self._held():
+            self._watchdog = Watchdog([self._folder.lock] if self._folder else [])
         redis_url = self._start_redis()
-        ports = self._ports
-        embed = self._launch("embed", "services.embed", ports.embed, ports.embed_metrics)
-        rerank = self._launch("rerank", "services.rerank", ports.rerank, ports.rerank_metrics)
-        self._ready("embed", embed, "winnow.embed.v1.EmbedService")
-        self._ready("rerank", rerank, "winnow.rerank.v1.RerankService")
-        targets = {"GATEWAY_EMBED_TARGET": self.addresses["embed"], "GATEWAY_RERANK_TARGET": self.addresses["rerank"]}
-        if redis_url:
-            targets["GATEWAY_REDIS_URL"] = redis_url
-        gateway = self._launch("gateway", "gateway", ports.gateway, ports.gateway_metrics, targets)
-        self._ready("gateway", gateway, "winnow.retrieval.v1.RetrievalService")
+        targets = {"GATEWAY_REDIS_URL": redis_url} if redis_url else {}
+        workers = [self._launch(part) for part in local if part != "gateway"]
+        # Workers listen before they load, and the gateway waits for them: a wrong setting of any part shows at once.
+        self._until(lambda: all(worker.name in self._listening for worker in workers))
+        for worker in workers:
+            targets[f"GATEWAY_{worker.name.upper()}_TARGET"] = self._listening[worker.name]
+        loading = [*workers, self._launch("gateway", targets)]
+        self._until(lambda: self._all_ready(loading), loading)
+
+    def _elsewhere(self, part: str, setting: str) -> bool:
+        if not self._given.get(setting):
+            return False
+        self._say(f"{part:<9} not started: {setting} says where it is")
+        return True
 
     def _start_redis(self) -> str | None:
+        given = [name for name in ("REDIS", "CACHE", "INDEX") if self._given.get(f"GATEWAY_{name}_URL")]
+        if "REDIS" in given or len(given) == 2:
+            if self._keep_data:
+                raise StartError("there is nothing to keep here: GATEWAY_*_URL says that Redis is elsewhere")
+            self._elsewhere("redis", f"GATEWAY_{given[-1]}_URL")
+            return None
         server = find_redis_server()
         if server is None:
+            if self._keep_data:
+                raise StartError(f"data can be kept only by Redis {NEEDED} or later, and there is none here")
             self._say(f"redis     none of version {NEEDED} or later here: no cache, inline documents only")
             return None
-        directory = Path(self._directory.name)
-        socket = directory / "redis.sock"
-        process = Process("redis", [server, *redis_arguments(socket, directory)], {}, directory / "redis.log")
-        self._processes.append(process)
-        process.wait_for("Ready to accept connections")
+        data = self.logs / "redis" if self._keep_data else None
+        if data is not None:
+            data.mkdir(exist_ok=True)
+        socket = Path(self._directory.name) / "redis.sock"
+        process = self._spawn("redis", [server, *redis_arguments(socket, data)], {})
+        self._until(lambda: process.find("Ready to accept connections"), [process])
         self.has_redis = True
         self._say(f"redis     {server.name} on a private socket")
         return f"unix://{socket}"
 
-    def _launch(
-        self, name: str, module: str, port: int, metrics_port: int, settings: Mapping[str, str] | None = None
-    ) -> Process:
-        prefix = name.upper()
-        environment = {
-            "PYTHONPATH": str(ROOT),
-            f"{prefix}_LISTEN": f"127.0.0.1:{port}",
-            f"{prefix}_METRICS_LISTEN": f"127.0.0.1:{metrics_port}",
-            **(settings or {}),
-            **{key: value for key, value in self._environment.items() if key.startswith((prefix, "OTEL_"))},
-        }
-        process = Process(name, python_module(module), environment, Path(self._directory.name) / f"{name}.log")
-        self._processes.append(process)
+    def _launch(self, part: str, targets: Mapping[str, str] | None = None) -> Process:
+        own = {name: value for name, value in self._settings.items() if name.startswith(f"{part.upper()}_")}
+        # A target that is set to nothing is as good as unset.
+        own = {name: value for name, value in own.items() if value or name not in (targets or {})}
+        environment = {"PYTHONPATH": str(ROOT), **(targets or {}), **own, **self._others}
+        return self._spawn(part, python_module(_MODULES[part]), environment)
+
+    def _spawn(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str]) -> Process:
+        assert self._watchdog is not None
+        with self._held():
+            process = Process(
+                name, command, environment, self.logs / f"{name}.log", self._inherited, self._watchdog.watch
+            )
+            self._processes.append(process)
         return process
 
-    def _ready(self, name: str, process: Process, service: str) -> None:
-        self.addresses[name] = process.address()
-        self.addresses[f"{name} metrics"] = process.metrics_address()
-        _wait_until_serving(name, process, self.addresses[name], service)
-        self._say(f"{name:<9} {self.addresses[name]}")
+    def _ended(self, process: Process) -> None:
+        if self._watchdog is not None:
+            self._watchdog.forget(process.pid)
 
+    def _all_ready(self, loading: list[Process]) -> bool:
+        """Take out of `loading`, in its order, who has begun to serve, and say where it is."""
+        while loading and loading[0].find(r"\bserving winnow\."):
+            process = loading.pop(0)
+            line = f"{process.name:<9} {self._listening[process.name]}"
+            self.addresses[process.name] = self._listening[process.name]
+            if metrics := self._listening.get(f"{process.name} metrics"):
+                self.addresses[f"{process.name} metrics"] = metrics
+                line += f", metrics on http://{metrics}/metrics"
+            self._say(line)
+        return not loading
 
-def _wait_until_serving(name: str, process: Process, address: str, service: str, timeout: float = 600.0) -> None:
-    """Follow the health service until it says SERVING. A large model takes minutes to load."""
-    with grpc.insecure_channel(address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service=service), timeout=timeout
-        )
-        try:
-            for answer in watch:
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    watch.cancel()
-                    return
-        except grpc.RpcError as error:
-            raise StartError(f"{name} did not become ready: {error.code().name}. {process.tail()}") from None
-    raise StartError(f"{name} did not become ready. {process.tail()}")
+    def _read_addresses(self) -> None:
+        """Note where the parts listen while their logs still reach back so far."""
+        for process in self._processes:
+            for key, said in ((process.name, "listening"), (f"{process.name} metrics", "metrics")):
+                if key not in self._listening and (match := process.find(rf"\b{said} on ([^\s\"',}}]+:\d+)")):
+                    self._listening[key] = reachable(match.group(1))
+
+    def _until(self, fact: Callable[[], object], loading: Sequence[Process] = ()) -> None:
+        """Wait for a fact, and say now and then what is `loading`. StartError if a process ends or falls silent."""
+        started = said = time.monotonic()
+        silent_since, last_lines = started, ""
+        while True:
+            self._read_addresses()
+            if fact():
+                return
+            for process in self._processes:
+                if not process.running:
+                    raise process.not_started()
+            time.sleep(0.05)
+            now = time.monotonic()
+            lines = "".join(process.last_line for process in self._processes)
+            if lines != last_lines:
+                silent_since, last_lines = now, lines
+            elif now - silent_since > _SILENCE_SECONDS:
+                raise StartError(f"nothing happened for {_SILENCE_SECONDS:.0f} s; the logs are in {self.logs}")
+            if now - said > _PROGRESS_SECONDS:
+                said = now
+                for process in loading[:-1] or loading:  # the last is the gateway, which waits for the workers
+                    self._say(f"{process.name:<9} loading for {now - started:.0f} s: {process.last_line[:160]}")
