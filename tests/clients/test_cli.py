@@ -302,8 +302,8 @@ def test_ctrl_c_is_status_130_and_no_traceback(stand_in: tuple[StandIn, str, str
     process = winnow("--address", plain, "ingest", "c", "-", **heed)
     assert process.stdin is not None
     with process.stdin as lines:
-        # More than pipes and buffers hold: when this is written, the command is reading.
-        lines.write(b'{"id": "a", "text": "b"}\n' * 100_000)
+        # More than a pipe holds, so that the command is reading when it is written; less than a stream holds.
+        lines.write(b'{"id": "a", "text": "b"}\n' * 3_500)
         lines.flush()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=50) == 130
