@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.process import Process, StartError, python_module
-from tests.support.serving import serving
+from tests.support.serving import PlainSettings, serving
 from tests.support.waiting import until
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -76,6 +76,18 @@ async def test_sigterm_loses_no_accepted_call(start):
         assert await asyncio.to_thread(process.join) == 0
 
 
+async def test_a_token_from_a_file_that_ends_in_a_line_feed(start, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("gateway secret\n")
+    async with serving(EmbedWorker(), PlainSettings(auth_tokens_file=tokens)) as worker_at:
+        process = start(GATEWAY_EMBED_TARGET=f" {worker_at.address}\n", GATEWAY_WORKERS_TOKEN="secret\n")
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.address)) as channel:
+            await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+            stub = embed_pb2_grpc.EmbedServiceStub(channel)
+            answer = await stub.Embed(embed_pb2.EmbedRequest(texts=["a"]), timeout=30)
+        assert answer.results[0].embedding.dimensions == 96
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -84,6 +96,10 @@ async def test_sigterm_loses_no_accepted_call(start):
         ("GATEWAY_CACHE_PATIENCE_MS", "-1", "GATEWAY_CACHE_PATIENCE_MS"),
         ("GATEWAY_RETRIEVAL_WEIGHT", "2", "GATEWAY_RETRIEVAL_WEIGHT"),
         ("GATEWAY_LISTEN", "nonsense", "HOST:PORT"),
+        ("GATEWAY_WORKERS_TOKEN", "half\nhalf", "control character"),
+        ("GATEWAY_WORKERS_TOKEN", "ключ", "visible ASCII"),
+        ("GATEWAY_EMBED_TARGET", "a host:50051", "visible ASCII"),
+        ("GATEWAY_RERANK_TARGET", "https://host:50052", "gRPC target"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
