@@ -1,5 +1,10 @@
 """Runs the gateway: `python -m gateway`."""
 
+from services.runtime import early_signals
+
+if __name__ == "__main__":
+    early_signals.install()  # before the heavy imports
+
 import asyncio
 import logging
 import sys
