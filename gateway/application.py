@@ -137,7 +137,7 @@ class Gateway:
         embed = EmbedServicer(
             self._embedder, self._frames, self._signals, limits, StreamSettings(window, outage_s), stopping
         )
-        retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits)
+        retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)
         embed_servicer.add(embed, server)
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankServicer(self._reranker, limits), server)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)

@@ -21,7 +21,7 @@ from gateway.problems import placed
 from gateway.signals import Signals
 from services.runtime import deadline
 from services.runtime.errors import InvalidField, NotReady, Problem, to_status
-from services.runtime.streams import in_completion_order, until
+from services.runtime.streams import in_completion_order, unless, until
 from services.runtime.telemetry import names
 from services.runtime.validate import Check, oversized
 from services.runtime.vectors import encode
@@ -189,7 +189,8 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             check.count("items", request.items, 0, self._limits.max_items)
             if options is None:
                 check.done()
-                model = await patiently(lambda: self._embedder.model(until_), self._settings.outage_s)
+                asked = patiently(lambda: self._embedder.model(until_), self._settings.outage_s)
+                model = await unless(self._stopping, asked)
                 options = embed_options(request.options, model, self._limits, Check("options."))
             elif request.HasField("options"):
                 check.wrong("options", "only the first message of a stream may carry them")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from services.runtime.errors import NotReady
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -36,6 +38,20 @@ async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterat
             yield item  # type: ignore[misc]
     finally:
         stop.cancel()
+
+
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, R]) -> R:
+    """What `work` gives; NotReady once `stopping` is set. For what a stream waits for before it has taken anything."""
+    tasks = working, stop = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise NotReady("draining")
+        return working.result()
+    finally:
+        stop.cancel()
+        working.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def in_completion_order(

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.runtime.streams import in_completion_order, until
+from services.runtime.errors import NotReady
+from services.runtime.streams import in_completion_order, unless, until
 
 
 async def each(items):
@@ -158,3 +159,30 @@ async def test_until_tells_what_the_source_raises() -> None:
     with pytest.raises(OSError, match="gone"):
         async for _ in until(asyncio.Event(), items()):
             pass
+
+
+async def test_what_a_stream_waits_for_ends_when_the_process_stops() -> None:
+    stopping, began, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def answer() -> int:
+        return 7
+
+    async def fail() -> int:
+        raise KeyError
+
+    assert await unless(stopping, answer()) == 7
+    with pytest.raises(KeyError):
+        await unless(stopping, fail())
+    waiting = asyncio.create_task(unless(stopping, wait()))
+    await began.wait()
+    stopping.set()
+    with pytest.raises(NotReady):
+        await waiting
+    assert ended.is_set()
