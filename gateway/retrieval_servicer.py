@@ -21,7 +21,7 @@ from gateway.search import Hit, SearchJob, Stage
 from gateway.upsert import Offered, Upserted, Upserter
 from services.runtime import deadline
 from services.runtime.errors import NotFound, NotReady, to_status
-from services.runtime.streams import until
+from services.runtime.streams import fitting, until
 from services.runtime.telemetry import names
 from services.runtime.validate import Check
 from winnow.common.v1 import common_pb2
@@ -141,7 +141,8 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         async with aclosing(upserter.upsert(collection, messages())) as answers:
             async for results in answers:
-                yield retrieval_pb2.UpsertDocumentsResponse(results=[_upserted(result) for result in results])
+                for part in fitting([_upserted(result) for result in results], self._limits.max_message_bytes):
+                    yield retrieval_pb2.UpsertDocumentsResponse(results=part)
 
     def _offered(self, request: retrieval_pb2.UpsertDocumentsRequest) -> list[Offered]:
         check = Check()
