@@ -1,10 +1,13 @@
 """The gateway as a real process: start, settings, signals."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -127,3 +130,22 @@ print([name for name in sys.modules if name.split(".")[0] in {"torch", "transfor
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
     )
     assert said.stdout.strip() == "[]"
+
+
+def test_silent_connections_to_the_metrics_port_cost_no_threads(start):
+    process = start()
+    process.wait_for(r"\bserving winnow\.")
+    host, port = process.metrics_address().rsplit(":", 1)
+
+    def threads() -> int:
+        return len(os.listdir(f"/proc/{process.pid}/task"))
+
+    before = threads()
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=30) as answer:
+                assert answer.read().startswith(b"# HELP")
+        assert threads() < before + 30  # gRPC and asyncio start some of their own
+    assert process.stop() == 0

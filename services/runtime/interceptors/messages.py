@@ -61,7 +61,9 @@ class MessagesLayer(Layer):
         def serialized(response: Any) -> bytes:
             data = response if isinstance(response, bytes) or encode is None else encode(response)
             if len(data) > self._limit:
-                raise InvalidField(_response_type(method), f"would have {len(data)} bytes; at most {self._limit} {_LESS}")
+                raise InvalidField(
+                    _response_type(method), f"would have {len(data)} bytes; at most {self._limit} {_LESS}"
+                )
             return data
 
         return serialized
