@@ -28,7 +28,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-_VISIBLE = re.compile(r"[!-~]*")
+from services.runtime.auth import VISIBLE
+
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
@@ -46,7 +47,7 @@ def _host_port(value: object) -> object:
 
 
 def _visible(value: str) -> str:
-    if not _VISIBLE.fullmatch(value):
+    if not VISIBLE.fullmatch(value):
         raise ValueError("must be visible ASCII characters, without white space inside")
     return value
 
@@ -96,7 +97,7 @@ class ProcessSettings(BaseSettings):
     tls_key: OptionalPath = Field(None, description="private key (PEM) of the certificate")
     tls_ca: OptionalPath = Field(None, description="CA (PEM); with it clients must show a certificate signed by it")
     auth_tokens_file: OptionalPath = Field(
-        None, description='bearer tokens that may call, "name token" or "token" a line; picked up when it changes'
+        None, description='bearer tokens that may call, "name token" or "token" a line; a good change is picked up'
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level of the log")
     log_format: Literal["plain", "json"] = Field("plain", description="form of the log on stderr")

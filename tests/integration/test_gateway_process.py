@@ -114,6 +114,19 @@ def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
     assert "Traceback" not in process.tail()
 
 
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), (b"", "no certificate in PEM")])
+def test_a_ca_that_is_none_stops_the_start_in_one_line(start, tmp_path, content, said):
+    authority = tmp_path / "ca.crt"
+    if content is not None:
+        authority.write_bytes(content)
+    process = start(GATEWAY_WORKERS_TLS="true", GATEWAY_WORKERS_TLS_CA=str(authority))
+    with pytest.raises(StartError, match="status 1"):
+        process.address()
+    assert said in process.tail()
+    assert str(authority) in process.tail()
+    assert "Traceback" not in process.tail()
+
+
 def test_blank_settings_are_absent_ones(start):
     process = start(GATEWAY_REDIS_URL="", GATEWAY_RETRIEVAL_WEIGHT="", GATEWAY_CACHE_URL="")
     process.wait_for("no cache in Redis")
