@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gateway.cost import Cost
-from gateway.entries import VectorEntry, finite
+from gateway.entries import VectorEntry
 from gateway.keys import EmbedFields, Keyspace
 from gateway.memo import Answer, Computed, Deliver, Memo
 from gateway.parallel import each, split
@@ -125,7 +125,7 @@ class Embedder:
             texts=texts,
             input_type=fields.input_type,
             instruction=fields.instruction or None,
-            encoding=embed_pb2.ENCODING_FLOAT16,
+            encoding=embed_pb2.ENCODING_FLOAT32,
             truncation=fields.truncation,
             max_tokens=fields.max_tokens,
             priority=job.priority,
@@ -157,17 +157,18 @@ def _answer(model: common_pb2.ModelIdentity, result: embed_pb2.EmbedResult, cost
     if result.WhichOneof("outcome") == "error":
         return Answer(model, None, result.error, cost=cost)
     data = result.embedding.data
-    if len(data) != 2 * result.embedding.dimensions or not data or not finite(data):
+    sound = len(data) == _VALUE_BYTES * result.embedding.dimensions
+    entry = VectorEntry.of(data, result.tokens, result.truncated) if sound else None
+    if entry is None:
         return Answer(model, None, to_status(NonFiniteResult()), cost=cost)
-    return Answer(model, VectorEntry(data, result.tokens, result.truncated), cost=cost)
+    return Answer(model, entry, cost=cost)
 
 
 def vectors(entries: Sequence[VectorEntry], dimensions: int) -> F32:
-    """float32 [n, dimensions], unit rows. From the float16 entries, whether they were cached or just computed."""
+    """float32 [n, dimensions], unit rows. From the entries, whether they were cached or just computed."""
     if not entries:
         return np.zeros((0, dimensions), np.float32)
-    rows = np.frombuffer(b"".join(entry.data for entry in entries), "<f2").reshape(len(entries), -1)
-    return narrow(rows.astype(np.float32), dimensions)
+    return narrow(np.stack([entry.row for entry in entries]), dimensions)
 
 
 def usage(answers: Sequence[Answer[VectorEntry]]) -> common_pb2.Usage:
