@@ -96,3 +96,11 @@ async def test_an_upserts_answers_come_in_as_many_messages_as_they_need(gateway)
     documents = [pb.Document(id="i" * 500 + str(n), text="t", metadata_json="{") for n in range(64)]
     results = await gateway.upsert("docs", *documents)
     assert [result.error.code for result in results] == [grpc.StatusCode.INVALID_ARGUMENT.value[0]] * 64
+
+
+async def test_an_answer_of_a_worker_that_is_too_large_is_not_told_as_load():
+    """2,048 errors, each with its details, are more than this gateway reads in one message."""
+    request = rerank_pb2.RerankRequest(query="a", documents=[f"NAN {n}" for n in range(2048)])
+    async with running(max_message_bytes=LIMIT) as gateway:
+        error = told(await failure(gateway.rerank.Rerank(request)))
+    assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
