@@ -85,18 +85,21 @@ async def ends(process: Process) -> None:
     assert "not everything" not in process.tail()
 
 
-def connect(address: str, data: bytes) -> socket.socket:
-    """A connection to the metrics endpoint that sends so much, and waits."""
-    host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host, int(port)))
-    connection.sendall(data)
-    return connection
+def connections(process: Process) -> list[socket.socket]:
+    """Connections to both ports that send nothing, or the half of something, and wait."""
+    made = []
+    for address, sent in ((process.metrics_address(), b"GET /metrics HT"), (process.address(), b"PRI * HTTP/2.0")):
+        host, _, port = address.rpartition(":")
+        for data in (b"", sent):
+            made.append(socket.create_connection((host, int(port))))
+            made[-1].sendall(data)
+    return made
 
 
 async def test_silent_callers_do_not_hold_up_the_end_of_a_worker(start: Start, tiny: Tiny) -> None:
     process = start("EMBED", "services.embed", MODEL=str(tiny.embed), THREADS="1")
     await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
-    sockets = [connect(process.metrics_address(), data) for data in (b"", b"GET /metrics HT")]
+    sockets = connections(process)
     async with grpc.aio.insecure_channel(process.address()) as channel:
         calls = await silent_callers(channel)
         await ends(process)
@@ -112,7 +115,7 @@ async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start
             "GATEWAY", "gateway", REDIS_URL=redis8.url, EMBED_TARGET=worker_at.address, RERANK_TARGET="127.0.0.1:1"
         )
         await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
-        sockets = [connect(process.metrics_address(), data) for data in (b"", b"GET /metrics HT")]
+        sockets = connections(process)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(process.address()))
         retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         await retrieval.CreateCollection(retrieval_pb2.CreateCollectionRequest(name="docs"))
