@@ -32,6 +32,7 @@ from gateway.workers import EmbedPool, RerankPool
 from services.runtime.channel import channel
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.telemetry.setup import Telemetry
+from winnow.embed.v1 import embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2_grpc
 
@@ -76,7 +77,7 @@ class Gateway:
         self._vector_memo = Memo("embed", vectors, signals)
         self._score_memo = Memo("rerank", scores, signals)
         keyspace = Keyspace(settings.cache_salt.get_secret_value())
-        split = SplitSettings(settings.embed_split_items, settings.embed_split_bytes)
+        split = SplitSettings(settings.embed_split_items, settings.embed_split_bytes, settings.max_message_bytes)
         self._embedder = Embedder(self._embed_pool, self._vector_memo, keyspace, split)
         self._reranker = Reranker(self._rerank_pool, self._score_memo, keyspace, settings.rerank_split_bytes)
 
@@ -137,8 +138,8 @@ class Gateway:
         embed = EmbedServicer(
             self._embedder, self._frames, self._signals, limits, StreamSettings(window, outage_s), stopping
         )
-        retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits)
-        embed_servicer.add(embed, server)
+        retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankServicer(self._reranker, limits), server)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from google.rpc import status_pb2
@@ -21,7 +21,7 @@ from gateway.problems import placed
 from gateway.signals import Signals
 from services.runtime import deadline
 from services.runtime.errors import InvalidField, NotReady, Problem, to_status
-from services.runtime.streams import in_completion_order, until
+from services.runtime.streams import fitting, in_completion_order, unless, until
 from services.runtime.telemetry import names
 from services.runtime.validate import Check, oversized
 from services.runtime.vectors import encode
@@ -125,13 +125,14 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         """Results in completion order."""
         until_ = deadline.absolute(context)
 
-        async def work(chunk: _Chunk) -> embed_pb2.EmbedStreamResponse:
+        async def work(chunk: _Chunk) -> tuple[list[embed_pb2.EmbedStreamResult], common_pb2.ModelIdentity | None]:
             return await self._chunk(chunk, until_)
 
         chunks = self._chunks(until(self._stopping, request_iterator), until_)
-        async with aclosing(in_completion_order(chunks, work, self._settings.window_tokens)) as responses:
-            async for response in responses:
-                yield response
+        async with aclosing(in_completion_order(chunks, work, self._settings.window_tokens)) as answers:
+            async for results, model in answers:
+                for part in fitting(results, self._limits.max_message_bytes):
+                    yield embed_pb2.EmbedStreamResponse(results=part, model=model)
 
     async def GetModel(self, request: embed_pb2.GetModelRequest, context: Context) -> embed_pb2.GetModelResponse:  # noqa: N802
         """The workers' model, and the gateway's limits."""
@@ -189,7 +190,8 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             check.count("items", request.items, 0, self._limits.max_items)
             if options is None:
                 check.done()
-                model = await patiently(lambda: self._embedder.model(until_), self._settings.outage_s)
+                asked = patiently(lambda: self._embedder.model(until_), self._settings.outage_s)
+                model = await unless(self._stopping, asked)
                 options = embed_options(request.options, model, self._limits, Check("options."))
             elif request.HasField("options"):
                 check.wrong("options", "only the first message of a stream may carry them")
@@ -206,7 +208,10 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         if self._stopping.is_set():
             raise NotReady("draining")
 
-    async def _chunk(self, chunk: _Chunk, until_: float | None) -> embed_pb2.EmbedStreamResponse:
+    async def _chunk(
+        self, chunk: _Chunk, until_: float | None
+    ) -> tuple[list[embed_pb2.EmbedStreamResult], common_pb2.ModelIdentity | None]:
+        """The results of a chunk, and the model that made them; None where there is none."""
         texts = [item.text for item in chunk.items]
         paths = [f"items[{chunk.first + position}].text" for position in range(len(texts))]
         model: common_pb2.ModelIdentity | None = None
@@ -227,7 +232,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
                 )
                 result = embed_pb2.EmbedResult(error=to_status(wrong))
             answers.append(embed_pb2.EmbedStreamResult(id=item.id, result=result))
-        return embed_pb2.EmbedStreamResponse(results=answers, model=model)
+        return answers, model
 
     def _describe(self, model: common_pb2.ModelIdentity, options: EmbedOptions, items: int) -> None:
         span = trace.get_current_span()
@@ -243,18 +248,6 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
                 names.ITEMS: items,
             }
         )
-
-
-def add(servicer: EmbedServicer, server: grpc.aio.Server) -> None:
-    """Registers the servicer. Embed gets a serialiser of its own, which lets bytes pass."""
-
-    def serialize(response: embed_pb2.EmbedResponse | bytes) -> bytes:
-        return response if isinstance(response, bytes) else response.SerializeToString()
-
-    embed = grpc.unary_unary_rpc_method_handler(cast(Any, servicer.Embed), embed_pb2.EmbedRequest.FromString, serialize)
-    # The first one wins.
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Embed": embed}),))
-    embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
 
 
 def _frame_key(model: embed_pb2.GetModelResponse, options: EmbedOptions) -> Hashable:

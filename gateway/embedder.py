@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gateway.cost import Cost
-from gateway.entries import VectorEntry, finite
+from gateway.entries import VectorEntry
 from gateway.keys import EmbedFields, Keyspace
 from gateway.memo import Answer, Computed, Deliver, Memo
 from gateway.parallel import each, split
@@ -19,6 +19,10 @@ from winnow.embed.v1 import embed_pb2
 
 SYMMETRIC_INSTRUCTION = "Retrieve semantically similar text"
 _PARTS_AT_ONCE = 8
+# Bytes of a worker's answer: of each value; beside the values of a result (or of an error in its place); beside all.
+_VALUE_BYTES = 4
+_AROUND_RESULT = 512
+_AROUND_RESULTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class SplitSettings:
-    """How large a call to one worker may be."""
+    """How large a call to one worker may be: items, bytes of text, and bytes of the answer."""
 
     max_items: int
     max_bytes: int
+    max_answer_bytes: int
 
 
 class Embedder:
@@ -84,13 +89,19 @@ class Embedder:
                     await self._compute(job, fields, keys, model, mine, cache_ms, deliver, deadline)
 
                 limits = self._limits
-                parts = split(positions, job.texts, min(limits.max_items, model.limits.max_items), limits.max_bytes)
+                most = min(limits.max_items, model.limits.max_items, self._fitting(model))
+                parts = split(positions, job.texts, most, limits.max_bytes)
                 await each(parts, part, _PARTS_AT_ONCE)
 
             return await self._memo.get(model.model, keys, job.priority, compute, deadline)
 
         model, answers = await of_one_model(self._pool, answer, deadline, fingerprint)
         return Embedded(model, answers, Cost.slowest(answer.cost for answer in answers))
+
+    def _fitting(self, model: embed_pb2.GetModelResponse) -> int:
+        """How many results surely fit into one message of the worker's, which must be one that is read here."""
+        room = min(model.limits.max_message_bytes, self._limits.max_answer_bytes) - _AROUND_RESULTS
+        return max(1, room // (_VALUE_BYTES * model.dimensions + _AROUND_RESULT))
 
     async def known(self, job: EmbedJob, model: embed_pb2.GetModelResponse) -> list[VectorEntry | None]:
         """The vectors that the caches have; no worker is asked."""
@@ -114,7 +125,7 @@ class Embedder:
             texts=texts,
             input_type=fields.input_type,
             instruction=fields.instruction or None,
-            encoding=embed_pb2.ENCODING_FLOAT16,
+            encoding=embed_pb2.ENCODING_FLOAT32,
             truncation=fields.truncation,
             max_tokens=fields.max_tokens,
             priority=job.priority,
@@ -146,17 +157,18 @@ def _answer(model: common_pb2.ModelIdentity, result: embed_pb2.EmbedResult, cost
     if result.WhichOneof("outcome") == "error":
         return Answer(model, None, result.error, cost=cost)
     data = result.embedding.data
-    if len(data) != 2 * result.embedding.dimensions or not data or not finite(data):
+    sound = len(data) == _VALUE_BYTES * result.embedding.dimensions
+    entry = VectorEntry.of(data, result.tokens, result.truncated) if sound else None
+    if entry is None:
         return Answer(model, None, to_status(NonFiniteResult()), cost=cost)
-    return Answer(model, VectorEntry(data, result.tokens, result.truncated), cost=cost)
+    return Answer(model, entry, cost=cost)
 
 
 def vectors(entries: Sequence[VectorEntry], dimensions: int) -> F32:
-    """float32 [n, dimensions], unit rows. From the float16 entries, whether they were cached or just computed."""
+    """float32 [n, dimensions], unit rows. From the entries, whether they were cached or just computed."""
     if not entries:
         return np.zeros((0, dimensions), np.float32)
-    rows = np.frombuffer(b"".join(entry.data for entry in entries), "<f2").reshape(len(entries), -1)
-    return narrow(rows.astype(np.float32), dimensions)
+    return narrow(np.stack([entry.row for entry in entries]), dimensions)
 
 
 def usage(answers: Sequence[Answer[VectorEntry]]) -> common_pb2.Usage:

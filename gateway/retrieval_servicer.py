@@ -1,7 +1,7 @@
 """RetrievalService: wire → pipeline, upserter and index → wire."""
 
+import asyncio
 import base64
-import binascii
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -20,7 +20,8 @@ from gateway.pipeline import Pipeline
 from gateway.search import Hit, SearchJob, Stage
 from gateway.upsert import Offered, Upserted, Upserter
 from services.runtime import deadline
-from services.runtime.errors import NotFound, to_status
+from services.runtime.errors import NotFound, NotReady, to_status
+from services.runtime.streams import fitting, until
 from services.runtime.telemetry import names
 from services.runtime.validate import Check
 from winnow.common.v1 import common_pb2
@@ -55,7 +56,10 @@ _WIRE_QUANTIZATION = {
 
 
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
-    """Serves searches and collections. Without an `index` and `upserter`, collections are FAILED_PRECONDITION."""
+    """Serves searches and collections. Without an `index` and `upserter`, collections are FAILED_PRECONDITION.
+
+    `stopping`: when set, upsert streams end after what they have taken on, with NotReady.
+    """
 
     def __init__(
         self,
@@ -64,8 +68,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         index: Index | None,
         upserter: Upserter | None,
         limits: common_pb2.Limits,
+        stopping: asyncio.Event,
     ) -> None:
-        self._pipeline, self._embedder, self._limits = pipeline, embedder, limits
+        self._pipeline, self._embedder, self._limits, self._stopping = pipeline, embedder, limits, stopping
         self._maybe_index, self._maybe_upserter = index, upserter
 
     @property
@@ -114,8 +119,11 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         index = self._index
         upserter = self._maybe_upserter
         assert upserter is not None
-        first = await anext(aiter(request_iterator), None)
+        requests = until(self._stopping, request_iterator)
+        first = await anext(requests, None)
         if first is None:
+            if self._stopping.is_set():
+                raise NotReady("draining")
             return
         check = Check()
         name(check, "collection", first.collection)
@@ -124,7 +132,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         async def messages() -> AsyncIterator[Sequence[Offered]]:
             yield self._offered(first)
-            async for request in request_iterator:
+            async for request in requests:
                 if request.collection:
                     check = Check()
                     check.wrong("collection", "only the first message of a stream may name it")
@@ -133,7 +141,8 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         async with aclosing(upserter.upsert(collection, messages())) as answers:
             async for results in answers:
-                yield retrieval_pb2.UpsertDocumentsResponse(results=[_upserted(result) for result in results])
+                for part in fitting([_upserted(result) for result in results], self._limits.max_message_bytes):
+                    yield retrieval_pb2.UpsertDocumentsResponse(results=part)
 
     def _offered(self, request: retrieval_pb2.UpsertDocumentsRequest) -> list[Offered]:
         check = Check()
@@ -325,6 +334,6 @@ def _page_start(token: str, check: Check) -> str:
     """The name after which the page begins."""
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # of three kinds: not ASCII, not base64, not UTF-8
         check.wrong("page_token", "is not one that ListCollections gave")
         return ""

@@ -7,7 +7,15 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.runtime.channel import ChannelSettings
-from services.runtime.settings import Listen, OptionalListen, OptionalPath, ProcessSettings, blank_is_none
+from services.runtime.settings import (
+    Listen,
+    OptionalListen,
+    OptionalPath,
+    ProcessSettings,
+    Target,
+    Token,
+    blank_is_none,
+)
 from winnow.common.v1 import common_pb2
 
 _SCHEMES = {"redis", "rediss", "redis+cluster", "rediss+cluster", "unix"}
@@ -31,15 +39,15 @@ class GatewaySettings(ProcessSettings):
     listen: Listen = Field("[::]:50050", description="address of the gRPC port; port 0 takes a free one")
     metrics_listen: OptionalListen = Field("[::]:9090", description="address of the Prometheus endpoint; empty: none")
 
-    embed_target: str = Field(
+    embed_target: Target = Field(
         "localhost:50051", min_length=1, description="the embed workers, as a gRPC target (dns:///winnow-embed:50051)"
     )
-    rerank_target: str = Field("localhost:50052", min_length=1, description="the rerank workers, as a gRPC target")
+    rerank_target: Target = Field("localhost:50052", min_length=1, description="the rerank workers, as a gRPC target")
     workers_tls: bool = Field(False, description="speak TLS with the workers")
     workers_tls_ca: OptionalPath = Field(None, description="CA (PEM) that judges the workers; empty: the system's")
     workers_tls_cert: OptionalPath = Field(None, description="certificate (PEM) shown to the workers")
     workers_tls_key: OptionalPath = Field(None, description="private key (PEM) of that certificate")
-    workers_token: SecretStr = Field(SecretStr(""), description="bearer token sent to the workers; empty: none")
+    workers_token: Token = Field(SecretStr(""), description="bearer token sent to the workers; empty: none")
     workers_attempts: int = Field(3, ge=1, le=5, description="tries of a call that workers refuse, in all")
     workers_timeout_seconds: float = Field(300.0, gt=0, description="longest wait for a worker, whatever the deadline")
     model_refresh_seconds: float = Field(10.0, gt=0, description="how often the workers are asked for their model")

@@ -11,7 +11,7 @@ import numpy as np
 
 from services.embed.options import Options
 from services.engine.types import EmbedItem, Failure, Timings
-from services.runtime.errors import Problem, to_status
+from services.runtime.errors import NonFiniteResult, Problem, to_status
 from services.runtime.validate import oversized
 from services.runtime.vectors import F32, encode, narrow
 from services.worker.problems import engine_problems, item_problem
@@ -83,20 +83,25 @@ async def embed(
         if index in problems:
             results.append(embed_pb2.EmbedResult(error=to_status(problems[index])))
             continue
-        item = items[index]
-        results.append(embed_pb2.EmbedResult(embedding=next(vectors), tokens=item.tokens, truncated=item.truncated))
+        item, embedding = items[index], next(vectors)
+        if embedding is None:
+            results.append(embed_pb2.EmbedResult(error=to_status(NonFiniteResult())))
+        else:
+            results.append(embed_pb2.EmbedResult(embedding=embedding, tokens=item.tokens, truncated=item.truncated))
     return Embedded(results, sum(item.tokens for item in items.values()), len(items), spent)
 
 
-async def _encoded(items: Sequence[EmbedItem], options: Options) -> Iterator[embed_pb2.Embedding]:
+async def _encoded(items: Sequence[EmbedItem], options: Options) -> Iterator[embed_pb2.Embedding | None]:
+    """A vector for each item; None where all of its values are zero, so that no unit vector can be made of them."""
     if not items:
         return iter(())
 
-    def work() -> list[embed_pb2.Embedding]:
+    def work() -> list[embed_pb2.Embedding | None]:
         rows: F32 = np.stack([item.vector for item in items])
         if options.dimensions < rows.shape[1]:
             rows = narrow(rows, options.dimensions)
-        return encode(rows, options.encoding)
+        made = encode(rows, options.encoding)
+        return [one if row.any() else None for one, row in zip(made, rows, strict=True)]
 
     if len(items) * options.dimensions <= _INLINE_VALUES:
         return iter(work())

@@ -10,7 +10,7 @@ from services.embed.options import Options, options_of
 from services.embed.results import Embedded
 from services.engine.types import ModelInfo
 from services.runtime.errors import InvalidField, NotReady, Problem, ReplicaFull, to_status
-from services.runtime.streams import in_completion_order, until
+from services.runtime.streams import fitting, in_completion_order, until
 from services.runtime.validate import Check, oversized
 from services.worker import wire
 from winnow.common.v1 import common_pb2
@@ -46,28 +46,30 @@ async def responses(
     window: int,
     stopping: asyncio.Event,
 ) -> AsyncGenerator[embed_pb2.EmbedStreamResponse, None]:
-    """One response for each chunk that is done. Raises Problem, after the answers to all that was taken on before.
+    """The results of each chunk that is done, in as many responses as they need.
+
+    Raises Problem, after the answers to all that was taken on before.
 
     `window` is in estimated tokens. When `stopping` is set, reading ends and so does the stream, with NotReady: the
     caller sends elsewhere what has had no answer.
     """
     model = wire.identity(info)
 
-    async def work(chunk: Chunk) -> embed_pb2.EmbedStreamResponse:
+    async def work(chunk: Chunk) -> list[embed_pb2.EmbedStreamResult]:
         long_ids = {i: p for i, item in enumerate(chunk.items) if (p := _long_id(chunk.first + i, item))}
         embedded = await _patiently(compute, chunk)
-        results = [
+        return [
             embed_pb2.EmbedStreamResult(
                 id=item.id,
                 result=embed_pb2.EmbedResult(error=to_status(long_ids[index])) if index in long_ids else result,
             )
             for index, (item, result) in enumerate(zip(chunk.items, embedded.results, strict=True))
         ]
-        return embed_pb2.EmbedStreamResponse(results=results, model=model)
 
     chunks = _chunks(until(stopping, requests), info, limits, window // _CHUNKS_IN_WINDOW, stopping)
-    async for response in in_completion_order(chunks, work, window):
-        yield response
+    async for results in in_completion_order(chunks, work, window):
+        for part in fitting(results, limits.max_message_bytes):
+            yield embed_pb2.EmbedStreamResponse(results=part, model=model)
 
 
 async def _chunks(

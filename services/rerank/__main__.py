@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from services.runtime import early_signals
+
+if __name__ == "__main__":
+    early_signals.install()  # before the heavy imports
+
 import logging
 import sys
 from typing import TYPE_CHECKING

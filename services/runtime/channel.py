@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from services.runtime.auth import Watched, channel_credentials
+from services.runtime.auth import Watched, channel_credentials, pem
 from services.runtime.renewed import RenewedChannel
 from services.runtime.telemetry.client import ClientTelemetry
 from services.runtime.telemetry.setup import Telemetry
@@ -67,7 +67,7 @@ def channel(
 
     Certificates are read again when their files change. With `health_service` (the proto service's full name) a replica
     gets calls only while its health says SERVING.
-    OSError where a TLS file cannot be read.
+    OSError where a TLS file cannot be read, ValueError where it holds something else.
     """
     settings = settings or ChannelSettings()
     options: list[tuple[str, Any]] = [
@@ -99,4 +99,7 @@ def channel(
         credentials = channel_credentials(**dict(zip(paths, contents, strict=True)))
         return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)
 
-    return RenewedChannel(Watched(*paths.values()), secure) if paths else secure(())
+    if not paths:
+        return secure(())
+    check = pem(settings.tls_cert, settings.tls_key, settings.tls_ca)
+    return RenewedChannel(Watched(*paths.values(), check=check), secure)

@@ -104,6 +104,9 @@ async def serve(settings: ProcessSettings, application: Application, telemetry: 
     0 after an orderly end; 1 where it could not listen, or the application failed to start or broke.
     """
     lifecycle = Lifecycle(application.services)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lifecycle.stop)
     await lifecycle.announce()
     try:
         server = build(settings, telemetry, lifecycle)
@@ -114,9 +117,6 @@ async def serve(settings: ProcessSettings, application: Application, telemetry: 
         log.error("cannot listen: %s", error)
         return 1
     await server.start()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lifecycle.stop)
     announcements.info("listening on %s", address, extra={"address": address})
     if telemetry.metrics_address:
         announcements.info("metrics on %s", telemetry.metrics_address, extra={"address": telemetry.metrics_address})

@@ -2,7 +2,7 @@
 
 A process subclasses `ProcessSettings` with its `env_prefix`; `load` reads it or ends the process with one line for
 each wrong variable. A variable under the prefix that names no setting stops the start: a typing error must not run
-for weeks with a default.
+for weeks with a default. White space around a value is dropped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.runtime.auth import VISIBLE
 
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -30,9 +40,26 @@ def blank_is_none(value: object) -> object:
 
 def _host_port(value: object) -> object:
     if isinstance(value, str):
-        host, colon, port = value.rpartition(":")
+        host, colon, port = _visible(value).rpartition(":")
         if not (colon and host and port.isdigit() and int(port) < 65536):
             raise ValueError("must be HOST:PORT, as in [::]:50051 or 127.0.0.1:0 (0: any free port)")
+    return value
+
+
+def _visible(value: str) -> str:
+    if not VISIBLE.fullmatch(value):
+        raise ValueError("must be visible ASCII characters, without white space inside")
+    return value
+
+
+def _target(value: str) -> str:
+    if value.startswith(("http://", "https://")):
+        raise ValueError("must be a gRPC target, HOST:PORT or dns:///HOST:PORT, without http")
+    return _visible(value)
+
+
+def _token(value: SecretStr) -> SecretStr:
+    _visible(value.get_secret_value())
     return value
 
 
@@ -40,6 +67,10 @@ Listen = Annotated[str, BeforeValidator(_host_port)]
 """HOST:PORT; port 0 takes a free one, which is said on stderr."""
 OptionalListen = Annotated[Listen | None, BeforeValidator(blank_is_none)]
 """The same; empty turns it off."""
+Target = Annotated[str, AfterValidator(_target)]
+"""A gRPC target: HOST:PORT, dns:///HOST:PORT, unix:PATH."""
+Token = Annotated[SecretStr, AfterValidator(_token)]
+"""A bearer token, which goes into a header; empty is none."""
 OptionalPath = Annotated[Path | None, BeforeValidator(blank_is_none)]
 """A file; empty is none."""
 OptionalText = Annotated[str | None, BeforeValidator(blank_is_none)]
@@ -66,10 +97,21 @@ class ProcessSettings(BaseSettings):
     tls_key: OptionalPath = Field(None, description="private key (PEM) of the certificate")
     tls_ca: OptionalPath = Field(None, description="CA (PEM); with it clients must show a certificate signed by it")
     auth_tokens_file: OptionalPath = Field(
-        None, description='bearer tokens that may call, "name token" or "token" a line; picked up when it changes'
+        None, description='bearer tokens that may call, "name token" or "token" a line; a good change is picked up'
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level of the log")
     log_format: Literal["plain", "json"] = Field("plain", description="form of the log on stderr")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trimmed(cls, value: object) -> object:
+        """A Secret made from a file ends in a line feed; within a value no control character is meant."""
+        if not isinstance(value, str):
+            return value
+        value = value.strip()
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in value):
+            raise ValueError("has a control character inside, such as a line feed")
+        return value
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

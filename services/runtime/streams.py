@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from services.runtime.errors import NotReady
 
 C = TypeVar("C")
 R = TypeVar("R")
+M = TypeVar("M", bound=Message)
 
 _END = object()
+
+# Bytes of a response beside its results: a model's identity, and tag and length of each result.
+_AROUND = 4096
+_AROUND_EACH = 8
 
 
 async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterator[C]:
@@ -36,6 +45,32 @@ async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterat
             yield item  # type: ignore[misc]
     finally:
         stop.cancel()
+
+
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, R]) -> R:
+    """What `work` gives; NotReady once `stopping` is set. For what a stream waits for before it has taken anything."""
+    tasks = working, stop = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise NotReady("draining")
+        return working.result()
+    finally:
+        stop.cancel()
+        working.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def fitting(results: Sequence[M], max_message_bytes: int) -> Iterator[Sequence[M]]:
+    """The results in their order, cut into parts that fit into one response each; one that is larger goes alone."""
+    first, size = 0, _AROUND
+    for position, result in enumerate(results):
+        more = result.ByteSize() + _AROUND_EACH
+        if position > first and size + more > max_message_bytes:
+            yield results[first:position]
+            first, size = position, _AROUND
+        size += more
+    yield results[first:]
 
 
 async def in_completion_order(

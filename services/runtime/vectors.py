@@ -15,6 +15,7 @@ F32 = npt.NDArray[np.float32]
 MIN_DIMENSIONS = 32
 _LITTLE_F32 = np.dtype("<f4")
 _LITTLE_F16 = np.dtype("<f2")
+_FAINT = 1e-15  # of such a row the squares lose bits in float32, or vanish
 
 
 def narrow(vectors: F32, dimensions: int) -> F32:
@@ -23,9 +24,19 @@ def narrow(vectors: F32, dimensions: int) -> F32:
     A row of zeros stays zeros.
     """
     rows = np.asarray(vectors, dtype=np.float32)[:, :dimensions]
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+    norms = _norms(rows)
+    if (faint := norms[:, 0] < _FAINT).any():
+        peaks = np.abs(rows[faint]).max(axis=1, keepdims=True)
+        rows = rows.copy()
+        rows[faint] = np.divide(rows[faint], peaks, out=np.zeros_like(rows[faint]), where=peaks > 0)
+        norms = _norms(rows)
     unit: F32 = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return unit
+
+
+def _norms(rows: F32) -> F32:
+    norms: F32 = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+    return norms
 
 
 def encode(vectors: F32, encoding: embed_pb2.Encoding) -> list[embed_pb2.Embedding]:

@@ -56,9 +56,12 @@ async def test_pages(redis8):
             assert bool(token) == (size == 3)
         assert names == wanted
         assert len((await gateway.retrieval.ListCollections(pb.ListCollectionsRequest())).collections) == 7
-        for bad, field in ((pb.ListCollectionsRequest(page_size=1001), "page_size"),
-                           (pb.ListCollectionsRequest(page_token="no token!"), "page_token")):  # fmt: skip
-            assert told(await failure(gateway.retrieval.ListCollections(bad))).fields == [field]
+        # Not base64, not ASCII, not padded, not UTF-8 within.
+        for token in ("no token!", "é", "\U0001f600", "\x00", "YQ", "=", "_w==", "gICA"):
+            seen = told(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_token=token))))
+            assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
+        seen = told(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_size=1001))))
+        assert seen.fields == ["page_size"]
 
 
 async def test_aliases(redis8):

@@ -226,7 +226,7 @@ async def test_defaults_mean_what_the_contract_says():
         assert not request.HasField("instruction")
         assert request.truncation == common_pb2.TRUNCATION_END
         assert request.priority == common_pb2.PRIORITY_INTERACTIVE
-        assert request.encoding == embed_pb2.ENCODING_FLOAT16
+        assert request.encoding == embed_pb2.ENCODING_FLOAT32
         symmetric = embed_pb2.EmbedRequest(texts=["x"], input_type=embed_pb2.INPUT_TYPE_SYMMETRIC)
         await gateway.embed.Embed(symmetric)
         assert gateway.embed_worker.requests[-1].instruction == "Retrieve semantically similar text"

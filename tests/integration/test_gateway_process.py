@@ -1,10 +1,13 @@
 """The gateway as a real process: start, settings, signals."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -12,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.process import Process, StartError, python_module
-from tests.support.serving import serving
+from tests.support.serving import PlainSettings, serving
 from tests.support.waiting import until
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -76,6 +79,18 @@ async def test_sigterm_loses_no_accepted_call(start):
         assert await asyncio.to_thread(process.join) == 0
 
 
+async def test_a_token_from_a_file_that_ends_in_a_line_feed(start, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("gateway secret\n")
+    async with serving(EmbedWorker(), PlainSettings(auth_tokens_file=tokens)) as worker_at:
+        process = start(GATEWAY_EMBED_TARGET=f" {worker_at.address}\n", GATEWAY_WORKERS_TOKEN="secret\n")
+        async with grpc.aio.insecure_channel(await asyncio.to_thread(process.address)) as channel:
+            await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+            stub = embed_pb2_grpc.EmbedServiceStub(channel)
+            answer = await stub.Embed(embed_pb2.EmbedRequest(texts=["a"]), timeout=30)
+        assert answer.results[0].embedding.dimensions == 96
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -84,6 +99,10 @@ async def test_sigterm_loses_no_accepted_call(start):
         ("GATEWAY_CACHE_PATIENCE_MS", "-1", "GATEWAY_CACHE_PATIENCE_MS"),
         ("GATEWAY_RETRIEVAL_WEIGHT", "2", "GATEWAY_RETRIEVAL_WEIGHT"),
         ("GATEWAY_LISTEN", "nonsense", "HOST:PORT"),
+        ("GATEWAY_WORKERS_TOKEN", "half\nhalf", "control character"),
+        ("GATEWAY_WORKERS_TOKEN", "ключ", "visible ASCII"),
+        ("GATEWAY_EMBED_TARGET", "a host:50051", "visible ASCII"),
+        ("GATEWAY_RERANK_TARGET", "https://host:50052", "gRPC target"),
     ],
 )
 def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
@@ -92,6 +111,19 @@ def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
         process.address()
     assert said in process.tail()
     assert name in process.tail()
+    assert "Traceback" not in process.tail()
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), (b"", "no certificate in PEM")])
+def test_a_ca_that_is_none_stops_the_start_in_one_line(start, tmp_path, content, said):
+    authority = tmp_path / "ca.crt"
+    if content is not None:
+        authority.write_bytes(content)
+    process = start(GATEWAY_WORKERS_TLS="true", GATEWAY_WORKERS_TLS_CA=str(authority))
+    with pytest.raises(StartError, match="status 1"):
+        process.address()
+    assert said in process.tail()
+    assert str(authority) in process.tail()
     assert "Traceback" not in process.tail()
 
 
@@ -111,3 +143,22 @@ print([name for name in sys.modules if name.split(".")[0] in {"torch", "transfor
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
     )
     assert said.stdout.strip() == "[]"
+
+
+def test_silent_connections_to_the_metrics_port_cost_no_threads(start):
+    process = start()
+    process.wait_for(r"\bserving winnow\.")
+    host, port = process.metrics_address().rsplit(":", 1)
+
+    def threads() -> int:
+        return len(os.listdir(f"/proc/{process.pid}/task"))
+
+    before = threads()
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=30) as answer:
+                assert answer.read().startswith(b"# HELP")
+        assert threads() < before + 30  # gRPC and asyncio start some of their own
+    assert process.stop() == 0

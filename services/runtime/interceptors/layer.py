@@ -1,8 +1,9 @@
 """Wraps handlers of any kind (unary or streaming, on either side).
 
 A layer subclasses `Layer` and writes once, for all kinds, what it needs: `admit` to look and refuse, `call` to run
-around the handler, `failed` to answer what it raises, `request` to look at each message. `Layers` is what grpc sees: it
-wraps a handler in all layers on its first call, not on each, as all that differs between calls is in their contexts.
+around the handler, `failed` to answer what it raises, `request` and `finisher` for each message. `Layers` is what grpc
+sees: it wraps a handler in all layers on its first call, not on each, as all that differs between calls is in their
+contexts.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class Layer:
         """Sees each decoded request before the handler does, within `call`."""
         return request
 
+    def finisher(self, method: str, encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+        """What makes bytes of each response, within `call`, in the place of `encode` outside of it; None: nothing."""
+        return None
+
     def wrap(self, handler: Handler, method: str) -> Handler:
         """The handler with this layer around it."""
         if not self.infrastructure and is_infrastructure(method):
@@ -61,8 +66,12 @@ class Layer:
         streams_in = handler.request_streaming
         kind = f"{'stream' if streams_in else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         behavior = getattr(handler, kind)
-        if type(self).admit is not Layer.admit or type(self).request is not Layer.request:
-            behavior = self._entering(behavior, streams_in)
+        encode = handler.response_serializer
+        # A coroutine that answers a stream writes to the context, past all layers.
+        yields = not handler.response_streaming or inspect.isasyncgenfunction(behavior)
+        finish = self.finisher(method, encode) if yields else None
+        if finish or type(self).admit is not Layer.admit or type(self).request is not Layer.request:
+            behavior = self._entering(behavior, streams_in, finish)
         if type(self).call is not Layer.call:
             behavior = self._calling(behavior, method.lstrip("/"))
         if type(self).failed is not Layer.failed:
@@ -71,29 +80,30 @@ class Layer:
         wrapped: Handler = make(
             behavior,
             request_deserializer=self.decoder(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
+            response_serializer=None if finish else encode,
         )
         return wrapped
 
     # Each keeps what grpc tells handlers apart by: a stream is an asynchronous generator, or a coroutine that writes to
     # the context and returns nothing.
 
-    def _entering(self, behavior: Behavior, streams_in: bool) -> Behavior:
+    def _entering(self, behavior: Behavior, streams_in: bool, finish: Callable[[Any], bytes] | None) -> Behavior:
         looks = type(self).request is not Layer.request
         see = self._each if streams_in and looks else self.request
+        leave = finish or _untouched
         if inspect.isasyncgenfunction(behavior):
 
             async def many(request: Any, context: Context) -> AsyncIterator[Any]:
                 self.admit(context)
                 async with aclosing(behavior(see(request), context)) as responses:
                     async for response in responses:
-                        yield response
+                        yield leave(response)
 
             return many
 
         async def single(request: Any, context: Context) -> Any:
             self.admit(context)
-            return await behavior(see(request), context)
+            return leave(await behavior(see(request), context))
 
         return single
 
@@ -140,6 +150,10 @@ class Layer:
     async def _each(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
             yield self.request(request)
+
+
+def _untouched(response: Any) -> Any:
+    return response
 
 
 class Layers(grpc.aio.ServerInterceptor):

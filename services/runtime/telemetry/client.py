@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 
+log = logging.getLogger("winnow.client")
+
 _Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 
@@ -23,9 +26,10 @@ class _Outbound:
 
     def __init__(self, telemetry: ClientTelemetry, details: grpc.aio.ClientCallDetails) -> None:
         method = details.method.decode() if isinstance(details.method, bytes) else str(details.method)
-        self._attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method.lstrip("/")}
+        self.method = method.lstrip("/")
+        self._attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: self.method}
         self._span = telemetry.tracer.start_span(
-            method.lstrip("/"), kind=SpanKind.CLIENT, attributes={**self._attributes, **telemetry.server}
+            self.method, kind=SpanKind.CLIENT, attributes={**self._attributes, **telemetry.server}
         )
         self._duration = telemetry.duration
         self._started = time.perf_counter()
@@ -67,17 +71,31 @@ class ClientTelemetry:
         return [_UnaryUnary(self), _UnaryStream(self), _StreamUnary(self), _StreamStream(self)]
 
     async def unary(self, continuation: _Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        """A call with one response: it ends here, also when the caller cancels it."""
+        """A call with one response: it ends here, also when the caller cancels it.
+
+        A call that cannot start (metadata that gRPC refuses, say) is INTERNAL at once.
+        """
         outbound = _Outbound(self, details)
         code, call = grpc.StatusCode.CANCELLED, None
         try:
             call = await continuation(outbound.details, request)
-            code = await call.code()
+            await call  # `code()` would wait for ever on a call that could not start: it never gets a status
+            code = grpc.StatusCode.OK
+            return call
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            if call is None:
+                raise
             return call
         except asyncio.CancelledError:
             if call is not None:
                 call.cancel()  # grpc cancels only this interceptor; the server would work on
             raise
+        except Exception as error:
+            code = grpc.StatusCode.INTERNAL
+            log.error("a call of %s could not start: %s", outbound.method, _reason(error))
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(code, nothing, nothing, "The call could not start.") from error
         finally:
             outbound.end(code)
 
@@ -97,6 +115,11 @@ class ClientTelemetry:
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return call
+
+
+def _reason(error: Exception) -> str:
+    """Why a call could not start. gRPC's own errors quote neither metadata nor messages; others might."""
+    return str(error) if isinstance(error, grpc.aio.InternalError) else type(error).__qualname__
 
 
 class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):

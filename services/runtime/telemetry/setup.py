@@ -7,13 +7,11 @@ are honoured; samplers, resource attributes, headers, certificates and batch siz
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
-from wsgiref.simple_server import WSGIServer
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -23,8 +21,9 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
+from services.runtime.telemetry.endpoint import Endpoint
 from services.runtime.telemetry.names import SCOPE, Instrument
 
 log = logging.getLogger("winnow.telemetry")
@@ -68,11 +67,11 @@ class Telemetry:
         if metrics_listen is not None:
             host, _, port = metrics_listen.rpartition(":")
             try:
-                server, thread = _endpoint(host.strip("[]"), int(port), registry)
+                endpoint = Endpoint(host.strip("[]"), int(port), registry)
             except OSError as error:
                 raise SystemExit(f"cannot serve metrics on {metrics_listen}: {error.strerror}") from None
-            telemetry.metrics_address = f"{host}:{server.server_port}"
-            telemetry._close += [server.shutdown, server.server_close, thread.join]
+            telemetry.metrics_address = f"{host}:{endpoint.port}"
+            telemetry._close.append(endpoint.close)
         telemetry._close += [tracers.shutdown, meters.shutdown]
         return telemetry
 
@@ -122,16 +121,6 @@ class Telemetry:
         thread = threading.Thread(target=close, name="telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(_SHUTDOWN_SECONDS)
-
-
-def _endpoint(host: str, port: int, registry: CollectorRegistry) -> tuple[WSGIServer, threading.Thread]:
-    try:
-        return start_http_server(port, host, registry)
-    except OSError as error:
-        # Containers without IPv6 are common; grpc falls back in the same way.
-        if host != "::" or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            raise
-        return start_http_server(port, "0.0.0.0", registry)
 
 
 def _exporters(environ: Mapping[str, str], signal: str, default: str) -> set[str]:

@@ -1,13 +1,16 @@
 """EmbedService.Embed and GetModel at the wire, over a real engine."""
 
+import shutil
+
 import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from safetensors.torch import load_file, save_file
 
 from services.runtime.vectors import decode
 from tests.support.serving import details, told
-from tests.support.tiny import MAX_TOKENS, embedding, held, until_idle, until_queued
+from tests.support.tiny import MAX_TOKENS, Tiny, embedding, held, until_idle, until_queued
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
@@ -259,3 +262,17 @@ async def test_a_broken_device_ends_the_process_and_says_so(worker, stub) -> Non
     assert "CUDA" not in str(error.value)
     await worker.lifecycle.stopping.wait()
     assert worker.lifecycle.phase.value == "broken"
+
+
+async def test_a_vector_of_zeros_is_no_unit_vector(tiny, tmp_path) -> None:
+    """Its first 32 values are all zero: none of that width can be made, one of the whole width can."""
+    folder = shutil.copytree(tiny.embed, tmp_path / "half")
+    weights = load_file(folder / "model.safetensors")
+    weights["norm.weight"][:32] = 0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    async with embedding(Tiny(folder, tiny.rerank)) as served:
+        stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
+        whole = await stub.Embed(request(["alpha"]), timeout=30)
+        assert decode(whole.results[0].embedding)[32:].any()
+        narrow = await stub.Embed(request(["alpha", "beta"], dimensions=32), timeout=30)
+        assert [result.error.code for result in narrow.results] == [grpc.StatusCode.INTERNAL.value[0]] * 2

@@ -189,3 +189,16 @@ async def test_a_caller_who_leaves_frees_everything(worker, stub) -> None:
         call.cancel()
         await asyncio.wait_for(worker.lifecycle.idle(), 10)
         assert worker.worker.engine().stats().queued_tokens == 0
+
+
+async def test_answers_that_are_too_large_for_one_message_come_in_several(tiny) -> None:
+    async with embedding(tiny, max_message_bytes=1 << 16) as served:
+        stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
+        ids = [f"{n}-" + "i" * 500 for n in range(64)]  # they are echoed
+        items = [embed_pb2.EmbedStreamItem(id=id_, text="gravity") for id_ in ids]
+        options = embed_pb2.EmbedOptions(encoding=embed_pb2.ENCODING_FLOAT_LIST)
+        # Together they are one chunk of the stream, as they fit into one request.
+        call = stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest(items=items, options=options)]), timeout=30)
+        responses = [response async for response in call]
+        assert [result.id for response in responses for result in response.results] == ids
+        assert max(response.ByteSize() for response in responses) <= 1 << 16

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.entries import ScoreCodec, ScoreEntry, VectorCodec, VectorEntry, finite
+from gateway.embedder import vectors
+from gateway.entries import ScoreCodec, ScoreEntry, VectorCodec, VectorEntry
 
 vector_entries = st.builds(
     VectorEntry,
-    data=st.integers(1, 40).flatmap(lambda d: st.binary(min_size=2 * d, max_size=2 * d)),
+    data=st.integers(1, 40).flatmap(lambda d: st.binary(min_size=4 * d, max_size=4 * d)),
     tokens=st.integers(0, 2**32 - 1),
     truncated=st.booleans(),
+    wide=st.booleans(),
 )
 score_entries = st.builds(
     ScoreEntry,
@@ -21,7 +23,11 @@ score_entries = st.builds(
     tokens=st.integers(0, 2**32 - 1),
     truncated=st.booleans(),
 )
-CASES = [(VectorCodec, VectorEntry(b"\x01\x02" * 64, 7, True)), (ScoreCodec, ScoreEntry(1.25, 7, True))]
+CASES = [
+    (VectorCodec, VectorEntry(b"\x01\x02" * 64, 7, True)),
+    (VectorCodec, VectorEntry(b"\x01\x02\x03\x04" * 32, 7, True, wide=True)),
+    (ScoreCodec, ScoreEntry(1.25, 7, True)),
+]
 
 
 @given(vector_entries, st.binary())
@@ -78,9 +84,51 @@ def test_a_score_is_the_sigmoid_of_its_logit(logit):
     assert score == pytest.approx(1 / (1 + math.exp(-logit)) if logit > -700 else 0.0)
 
 
+def unit(values) -> np.ndarray:
+    row = np.asarray(values, np.float64)
+    return (row / np.linalg.norm(row)).astype("<f4")
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_found_out(wrong):
-    row = np.ones(32, "<f2")
-    assert finite(row.tobytes())
-    row[31] = wrong
-    assert not finite(row.tobytes())
+@pytest.mark.parametrize("place", [0, 31, 95])
+def test_what_is_not_finite_makes_no_entry(wrong, place):
+    row = unit(np.ones(96))
+    assert VectorEntry.of(row.tobytes(), 1, False) is not None
+    row[place] = wrong
+    assert VectorEntry.of(row.tobytes(), 1, False) is None
+
+
+def test_zeros_make_no_entry():
+    assert VectorEntry.of(bytes(4 * 96), 1, False) is None
+    row = np.zeros(96, "<f4")
+    row[32] = 1  # no unit vector of width 32 can be made of it
+    assert VectorEntry.of(row.tobytes(), 1, False) is None
+    assert VectorEntry.of(b"", 1, False) is None
+
+
+@given(st.integers(32, 4096), st.floats(0, 20), st.integers(0, 2**32 - 1))
+@example(4096, 0.0, 0)
+def test_every_width_is_precise(dimensions, spread, seed):
+    """Of values that lie up to 20 powers of e apart, kept as float16 or as float32."""
+    random = np.random.default_rng(seed)
+    row = unit(random.standard_normal(dimensions) * np.exp(-spread * random.random(dimensions)))
+    entry = VectorEntry.of(row.tobytes(), 1, False)
+    for width in {32, 33, min(64, dimensions), dimensions}:
+        if width <= dimensions:
+            assert np.linalg.norm(vectors([entry], width)[0] - unit(row[:width])) < 5e-4
+
+
+@pytest.mark.parametrize("large", [0, 31, 32, 95])
+def test_one_large_value_among_tiny_ones(large):
+    row = np.full(96, 1e-6, "<f4")
+    row[large] = 1
+    entry = VectorEntry.of(row.tobytes(), 1, False)
+    assert entry.wide == (large > 31)
+    for width in (32, 33, 96):
+        np.testing.assert_allclose(vectors([entry], width)[0], unit(row[:width]), atol=5e-4)
+
+
+def test_usual_vectors_take_two_bytes_a_dimension():
+    for dimensions in (32, 96, 1024, 2560, 4096):
+        row = unit(np.random.default_rng(dimensions).standard_normal(dimensions))
+        assert len(VectorEntry.of(row.tobytes(), 1, False).data) == 2 * dimensions

@@ -13,7 +13,7 @@ from services.runtime.channel import ChannelSettings, channel
 from services.runtime.renewed import RenewedChannel
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import Scripted
-from tests.support.serving import PlainSettings, serving, told
+from tests.support.serving import PlainSettings, failure, serving, told
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 
@@ -57,6 +57,56 @@ def test_a_file_without_tokens_stops_the_start(tmp_path) -> None:
         Tokens(path)
 
 
+BAD = {
+    "empty": b"",
+    "only comments": b"# none\n  # yet\n\n",
+    "not UTF-8": b"name \xff\xfesecret",
+    "UTF-16": "name secret".encode("utf-16"),
+    "white space within the token": b"name sec ret\n",
+    "a control character": b"name sec\x1cret\n",
+    "a zero byte": b"good\nsec\x00ret",
+    "not ASCII": "name sécret".encode(),
+    "a no-break space": "name\u00a0secret".encode(),
+    "a lone line separator": "sec\u2028ret".encode(),
+}
+
+
+@pytest.mark.parametrize("content", BAD.values(), ids=BAD)
+def test_a_bad_file_of_tokens_stops_the_start_and_is_not_quoted(tmp_path, content) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        Tokens(path)
+    assert str(path) in str(error.value)
+    for quoted in ("ret", "sec", "0xff"):
+        assert quoted not in str(error.value).replace("tokens", "")
+
+
+@pytest.mark.parametrize("content", [*BAD.values(), None], ids=[*BAD, "gone"])
+def test_while_the_file_of_tokens_is_bad_the_last_good_ones_hold(tmp_path, content, caplog) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("search secret")
+    tokens = Tokens(path)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    for _ in range(3):
+        assert tokens.name_of("secret") == "search"
+        assert tokens.name_of("ret") is None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    replace(path, b"search renewed")
+    assert tokens.name_of("secret") is None
+    assert tokens.name_of("renewed") == "search"
+
+
+def test_what_editors_leave_in_a_file_of_tokens_is_no_part_of_a_token(tmp_path) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(b"\xef\xbb\xbfsearch  secret \r\n\r\n\tfetch\tother\r\n")
+    tokens = Tokens(path)
+    assert (tokens.name_of("secret"), tokens.name_of("other")) == ("search", "fetch")
+
+
 def test_watched_files_are_read_only_when_they_change(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"1")
@@ -81,6 +131,20 @@ async def test_calls_need_a_token_and_probes_do_not(tmp_path) -> None:
             )
         health = health_pb2_grpc.HealthStub(served.channel)
         assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=10)).status == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer ", "Basic secret", "bearer  ", "Bearer secret,other", "=" * 5000]
+)
+async def test_any_other_authorization_is_refused(tmp_path, value) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("search secret")
+    async with serving(Scripted(), PlainSettings(auth_tokens_file=path)) as served:
+        stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
+        for key in ("authorization", "authorization-bin"):
+            sent = value.encode() + b"\xff" if key.endswith("-bin") else value
+            error = await failure(stub.Embed(embed_pb2.EmbedRequest(), metadata=((key, sent),), timeout=10))
+            assert told(error).reason == "UNAUTHENTICATED"
 
 
 class Certificates:
@@ -163,3 +227,55 @@ async def test_a_renewed_certificate_serves_the_next_connection(tmp_path) -> Non
         await call(served.address, ChannelSettings(tls=True, tls_ca=files.ca))
         await asyncio.to_thread(files.issue)
         await call(served.address, ChannelSettings(tls=True, tls_ca=files.ca))
+
+
+def garbage(files: Certificates, what: str) -> None:
+    match what:
+        case "truncated":
+            for path in (files.cert, files.key, files.ca):
+                replace(path, path.read_bytes()[:100])
+        case "empty":
+            for path in (files.cert, files.key, files.ca):
+                replace(path, b"")
+        case "another's key":
+            replace(files.key, trustme.CA().issue_cert("localhost").private_key_pem.bytes())
+        case "gone":
+            files.cert.unlink()
+
+
+@pytest.mark.parametrize("what", ["truncated", "empty", "another's key", "gone"])
+async def test_while_tls_files_are_bad_both_sides_go_on_with_the_last_good_ones(tmp_path, what, caplog) -> None:
+    for side in ("server", "client"):
+        (tmp_path / side).mkdir()
+    files = Certificates(tmp_path / "server")
+    for path in (files.cert, files.key, files.ca):
+        (tmp_path / "client" / path.name).write_bytes(path.read_bytes())
+    mine, clock = Certificates.__new__(Certificates), Clock()
+    mine.cert, mine.key, mine.ca = (tmp_path / "client" / path.name for path in (files.cert, files.key, files.ca))
+    settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
+    mutual = ChannelSettings(tls=True, tls_ca=mine.ca, tls_cert=mine.cert, tls_key=mine.key, attempts=1)
+    async with serving(Scripted(), settings) as served, channel(served.address, Telemetry(), mutual) as to:
+        to._clock = clock
+        old = to.present()
+        garbage(files, what)
+        await call(served.address, mutual)  # a new connection, while the server's files are bad
+        garbage(mine, what)
+        clock.now += 2
+        await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
+        assert to.present() is old
+        clock.now += 2
+        to.present()
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert len(errors) == 2  # one for each side
+        assert "PRIVATE KEY" not in caplog.text
+
+
+@pytest.mark.parametrize("what", ["truncated", "empty", "another's key"])
+async def test_bad_tls_files_stop_the_start(tmp_path, what) -> None:
+    files = Certificates(tmp_path)
+    garbage(files, what)
+    with pytest.raises(ValueError, match=r"tls.crt and .*tls.key are not"):
+        async with serving(Scripted(), PlainSettings(tls_cert=files.cert, tls_key=files.key)):
+            pass
+    with pytest.raises(ValueError, match="in PEM"):
+        channel("localhost:1", Telemetry(), ChannelSettings(tls=True, tls_cert=files.cert, tls_key=files.key))

@@ -1,15 +1,17 @@
 """What our channels promise: assumptions about grpc's own behaviour, kept as tests."""
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import ReplicaFull
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import serving, told
+from tests.support.serving import failure, serving, told
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 
@@ -103,3 +105,23 @@ async def test_a_proxy_to_the_internet_is_not_the_way_to_our_own_servers(monkeyp
         monkeypatch.setenv(name, "http://127.0.0.1:1")  # nobody is there
     async with pool(Scripted()) as (stub, _):
         await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+
+
+@pytest.mark.parametrize("token", ["line feed\n", "zero\x00", "schlüssel"])
+async def test_a_call_that_cannot_start_fails_at_once(token, caplog) -> None:
+    """gRPC refuses such metadata before anything is sent; a unary call then has no status to wait for."""
+    async with pool(Scripted(), settings=ChannelSettings(token=token)) as (stub, servers):
+        calls = [
+            stub.Embed(embed_pb2.EmbedRequest()),  # no deadline: nothing else would end them
+            stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest()])).read(),
+            stub.EmbedStream().read(),
+        ]
+        for call in calls:
+            error = await failure(asyncio.wait_for(call, 30))
+            assert error.code() is grpc.StatusCode.INTERNAL
+        assert await asyncio.wait_for(stub.Embed(embed_pb2.EmbedRequest()).code(), 30) is grpc.StatusCode.INTERNAL
+        async with channel(servers[0].address, Telemetry(), ChannelSettings(token=token)) as to:
+            watch = health_pb2_grpc.HealthStub(to).Watch(health_pb2.HealthCheckRequest())
+            assert (await failure(asyncio.wait_for(watch.read(), 30))).code() is grpc.StatusCode.INTERNAL
+    assert "a call of winnow.embed.v1.EmbedService/Embed could not start" in caplog.text
+    assert token not in caplog.text

@@ -5,7 +5,7 @@ import pytest
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from services.runtime.settings import Listen, OptionalListen, ProcessSettings, load, log_settings, told
+from services.runtime.settings import Listen, OptionalListen, ProcessSettings, Target, Token, load, log_settings, told
 
 
 class Settings(ProcessSettings):
@@ -14,7 +14,8 @@ class Settings(ProcessSettings):
     listen: Listen = "[::]:50051"
     metrics_listen: OptionalListen = "[::]:9091"
     redis_url: str = "redis://localhost"
-    token: SecretStr = SecretStr("")
+    token: Token = SecretStr("")
+    target: Target = "localhost:50051"
     items: int = Field(5, ge=1)
 
 
@@ -68,11 +69,42 @@ def test_a_variable_of_a_kubernetes_service_is_explained(monkeypatch, capsys) ->
         ("MAX_MESSAGE_BYTES", "12"),
         ("LOG_LEVEL", "LOUD"),
         ("DRAIN_SECONDS", "-1"),
+        ("LISTEN", "local host:1"),
+        ("LISTEN", "[::]:٥٠٠٥"),
+        ("TOKEN", "two words"),
+        ("TOKEN", "line\nfeed"),
+        ("TOKEN", "schlüssel"),
+        ("TOKEN", "\ufeffbyte-order-mark"),
+        ("TARGET", "host :50051"),
+        ("TARGET", "ipv4:10.0.0.1:1, 10.0.0.2:1"),
+        ("TARGET", "höst:50051"),
+        ("TARGET", "http://host:50051"),
+        ("TLS_CERT", "/some\tfile"),
+        ("REDIS_URL", "redis://host\n/0"),
     ],
 )
 def test_a_wrong_value_stops_the_start_by_name(monkeypatch, capsys, name, value) -> None:
     monkeypatch.setenv(f"SAMPLE_{name}", value)
     assert refusal(capsys).startswith(f"wrong setting: SAMPLE_{name}: ")
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n", "\t{}\t"])
+def test_white_space_around_a_value_is_dropped(monkeypatch, around) -> None:
+    values = {"TOKEN": "hush", "TARGET": "host:1", "LISTEN": "[::]:1", "TLS_CA": "", "LOG_LEVEL": "DEBUG", "ITEMS": "3"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SAMPLE_{name}", around.format(value))
+    settings = load(Settings)
+    assert settings.token.get_secret_value() == "hush"
+    assert (settings.target, settings.listen, settings.tls_ca) == ("host:1", "[::]:1", None)
+    assert (settings.log_level, settings.items) == ("DEBUG", 3)
+
+
+@pytest.mark.parametrize("value", ["hush hush", "hush\nhush", "hüsh", "hush\x7f!"])
+def test_a_refused_secret_is_not_shown(monkeypatch, capsys, value) -> None:
+    monkeypatch.setenv("SAMPLE_TOKEN", value)
+    said = refusal(capsys)
+    assert said.startswith("wrong setting: SAMPLE_TOKEN: ")
+    assert value[:2] not in said.removeprefix("wrong setting: ")
 
 
 def test_all_wrong_variables_are_named_at_once(monkeypatch, capsys) -> None:

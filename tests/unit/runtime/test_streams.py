@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.runtime.streams import in_completion_order, until
+from services.runtime.errors import NotReady
+from services.runtime.streams import fitting, in_completion_order, unless, until
+from winnow.common.v1 import common_pb2
+from winnow.embed.v1 import embed_pb2
 
 
 async def each(items):
@@ -158,3 +161,43 @@ async def test_until_tells_what_the_source_raises() -> None:
     with pytest.raises(OSError, match="gone"):
         async for _ in until(asyncio.Event(), items()):
             pass
+
+
+async def test_what_a_stream_waits_for_ends_when_the_process_stops() -> None:
+    stopping, began, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def answer() -> int:
+        return 7
+
+    async def fail() -> int:
+        raise KeyError
+
+    assert await unless(stopping, answer()) == 7
+    with pytest.raises(KeyError):
+        await unless(stopping, fail())
+    waiting = asyncio.create_task(unless(stopping, wait()))
+    await began.wait()
+    stopping.set()
+    with pytest.raises(NotReady):
+        await waiting
+    assert ended.is_set()
+
+
+@given(st.lists(st.integers(0, 20_000), max_size=40), st.integers(1 << 13, 1 << 16))
+def test_results_are_cut_into_messages_that_fit(sizes, limit) -> None:
+    results = [embed_pb2.EmbedStreamResult(id=str(n), result={"embedding": {"data": b"x" * size}})
+               for n, size in enumerate(sizes)]  # fmt: skip
+    parts = list(fitting(results, limit))
+    assert [result.id for part in parts for result in part] == [result.id for result in results]
+    model = common_pb2.ModelIdentity(name="n" * 1000, revision="r" * 100, fingerprint="f" * 64)
+    for part in parts:
+        assert len(part) <= 1 or embed_pb2.EmbedStreamResponse(results=part, model=model).ByteSize() <= limit
+    if sum(sizes) + 100 * len(sizes) + 4096 <= limit:
+        assert len(parts) == 1

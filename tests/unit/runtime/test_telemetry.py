@@ -252,3 +252,18 @@ def test_log_lines_carry_the_trace(form) -> None:
     else:
         assert line.endswith(f"INFO a: said it trace={trace}")
     assert "trace" not in formatter.format(record)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "00", "00-xyz-1-01", "ff-" + "a" * 500, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"]
+)
+async def test_a_malformed_trace_context_is_ignored(value) -> None:
+    async with serving(Scripted()) as served:
+        stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
+        metadata = (
+            ("traceparent", value),
+            ("tracestate", value),
+            ("traceparent-bin", b"\xff\x00"),
+            ("baggage", "=;,="),
+        )
+        await stub.Embed(embed_pb2.EmbedRequest(), metadata=metadata, timeout=30)

@@ -77,3 +77,13 @@ def test_an_unknown_encoding_is_refused() -> None:
         encode(unit(), 99)
     with pytest.raises(ValueError):
         decode(embed_pb2.Embedding(data=b"1234", dimensions=1))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-20, 1e-30, 1e-38])
+def test_tiny_values_make_a_unit_vector_too(size) -> None:
+    """Their squares vanish in float32."""
+    rows = np.array([[3, 4, 0, 1 / size], [0, 0, 0, 1], [1, 0, 0, 0]], np.float64) * size
+    rows[2] /= size
+    np.testing.assert_allclose(
+        narrow(rows.astype(np.float32), 3), [[0.6, 0.8, 0], [0, 0, 0], [1, 0, 0]], rtol=1e-6, atol=1e-7
+    )
