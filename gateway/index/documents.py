@@ -64,17 +64,22 @@ def _hash(text: str) -> bytes:
 
 def metadata_error(metadata: str) -> str | None:
     """What is wrong with a metadata string, None where nothing is. It must be strict JSON: NaN is none."""
-    if not metadata:
-        return None
     if len(metadata.encode()) > MAX_METADATA_BYTES:
         return f"has more than {MAX_METADATA_BYTES} bytes of UTF-8; keep what is not filtered on elsewhere"
     try:
-        value = json.loads(metadata, parse_constant=_refuse, parse_float=_number, parse_int=_integer)
+        value = parse_metadata(metadata)
     except (ValueError, RecursionError) as error:
         return f"is not valid JSON: {error}" if isinstance(error, ValueError) else "is nested too deeply"
     if not isinstance(value, dict):
         return "is not a JSON object"
     return "is nested too deeply" if _depth(value) > _MAX_DEPTH else None
+
+
+def parse_metadata(metadata: str) -> Any:
+    """The JSON value of a metadata string, {} for none; every number is a float. Raises ValueError, RecursionError."""
+    if not metadata:
+        return {}
+    return json.loads(metadata, parse_constant=_refuse, parse_float=_number, parse_int=_integer)
 
 
 def _refuse(name: str) -> Any:
