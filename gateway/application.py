@@ -120,10 +120,9 @@ class Gateway:
         settings, client, writer = self._settings, self._index_client, self._index_writer
         if client is None or writer is None:
             return None
-        store = Store(
-            client, writer, StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
-        )
-        return Index(Catalogue(client), store)
+        catalogue = Catalogue(client)
+        tries = StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
+        return Index(catalogue, Store(client, writer, tries, catalogue))
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds the three servicers."""
