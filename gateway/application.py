@@ -88,7 +88,6 @@ class Gateway:
             timeout_s=settings.search_timeout_seconds,
             embed_share=settings.search_embed_share,
             retrieve_share=settings.search_retrieve_share,
-            retrieve_timeout_s=settings.index_timeout_ms / 1e3,
         )
         self._pipeline = Pipeline(
             self._embedder,

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,12 +14,14 @@ from gateway.index import scripts
 from gateway.index.catalogue import Collection, shard_key, told
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.problems import index_problem
-from gateway.redis_client import Command, RedisClient, Unreachable
+from gateway.redis_client import Command, QueueTimeoutError, RedisClient, Unreachable
 from services.runtime.errors import InvalidField, NotFound, Problem
 from services.runtime.vectors import F32
 
 _OUTCOMES = {1: Outcome.CREATED, 2: Outcome.UPDATED, 3: Outcome.UNCHANGED}
 _GONE, _CHANGED = -1, -2
+# Pipelines of one search for one server: Redis searches each connection's graphs one after the other, in threads.
+_SHARDS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The nearest documents, best first, and how many shards did not answer in time."""
+    """The nearest documents, best first, and how many shards did not answer in time.
+
+    `overloaded`: some were not asked, since too many searches wait for this process's connections.
+    """
 
     candidates: Sequence[Candidate]
     missing_shards: int
+    overloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,24 +230,21 @@ class Store:
         shard answered within the budget.
         """
         query = self._query(len(collection.tags), vector, count, filter_)
-        asked = [asyncio.create_task(self._search_shard(tag, query), name="index-shard") for tag in collection.tags]
-        try:
-            await asyncio.wait(asked, timeout=max(0.0, budget_s))
-            answered = [task for task in asked if task.done() and not task.cancelled()]
-            failures = [error for task in answered if (error := task.exception()) is not None]
-        finally:
-            for task in asked:
-                task.cancel()
+        with told():
+            replies = await self._client.commands(
+                [("VSIM", shard_key(tag, "v"), *query) for tag in collection.tags],
+                budget_s=budget_s,
+                at_once=_SHARDS_AT_ONCE,
+            )
+        failures = [reply for reply in replies if isinstance(reply, Exception)]
         for error in failures:
             if isinstance(error, ResponseError) and "FILTER" in str(error):
                 raise InvalidField(filter_field, str(error))
-            if not isinstance(error, Unreachable):
-                raise error
-        good = [task.result() for task in answered if task.exception() is None]
-        if not good:
-            raise index_problem(failures[0] if failures and isinstance(failures[0], Exception) else TimeoutError())
-        nearest = heapq.nsmallest(count, chain.from_iterable(good), key=lambda found: (-found.cosine, found.id))
-        return Found(nearest, len(asked) - len(good))
+        if len(failures) == len(replies):
+            raise index_problem(failures[0])
+        good = chain.from_iterable(_candidates(reply) for reply in replies if not isinstance(reply, Exception))
+        nearest = heapq.nsmallest(count, good, key=lambda found: (-found.cosine, found.id))
+        return Found(nearest, len(failures), any(isinstance(error, QueueTimeoutError) for error in failures))
 
     def _query(self, shards: int, vector: F32, count: int, filter_: str) -> list[str | bytes | int]:
         """What each of `shards` is asked."""
@@ -253,14 +256,6 @@ class Store:
             query += ["FILTER", filter_, "FILTER-EF", self._settings.filter_effort]
         return query
 
-    async def _search_shard(self, tag: str, query: Sequence[str | bytes | int]) -> list[Candidate]:
-        flat = await self._client.command("VSIM", shard_key(tag, "v"), *query)
-        # Redis gives (1 + cosine) / 2.
-        return [
-            Candidate(id_.decode(), min(1.0, max(-1.0, 2 * float(score) - 1)))
-            for id_, score in zip(flat[::2], flat[1::2], strict=True)
-        ]
-
     def _by_tag(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, list[str]]:
         by_tag: dict[str, list[str]] = {}
         for id_ in ids:
@@ -271,3 +266,9 @@ class Store:
         """The shard of a document, for ever: by a hash of its id."""
         number = int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=8).digest(), "little")
         return collection.tags[number % len(collection.tags)]
+
+
+def _candidates(flat: Sequence[bytes]) -> Iterator[Candidate]:
+    """What a shard found. Redis gives (1 + cosine) / 2."""
+    for id_, score in zip(flat[::2], flat[1::2], strict=True):
+        yield Candidate(id_.decode(), min(1.0, max(-1.0, 2 * float(score) - 1)))
