@@ -88,9 +88,8 @@ class _Vectors:
 async def _measure(arguments: argparse.Namespace, url: str, output: Report) -> list[Row]:
     settings = GatewaySettings.model_construct()
     client = RedisClient(url, 60.0)
-    catalogue = Catalogue(client)
-    store = Store(client, client, StoreSettings(settings.index_effort, settings.index_filter_effort, 0), catalogue)
-    made = await catalogue.create(
+    store = Store(client, client, StoreSettings(settings.index_effort, settings.index_filter_effort, 0))
+    made = await Catalogue(client).create(
         "bench",
         BuiltWith("made up", "", "made-up"),
         arguments.dimensions,

@@ -88,7 +88,6 @@ class Gateway:
             timeout_s=settings.search_timeout_seconds,
             embed_share=settings.search_embed_share,
             retrieve_share=settings.search_retrieve_share,
-            retrieve_timeout_s=settings.index_timeout_ms / 1e3,
         )
         self._pipeline = Pipeline(
             self._embedder,
@@ -120,9 +119,10 @@ class Gateway:
         settings, client, writer = self._settings, self._index_client, self._index_writer
         if client is None or writer is None:
             return None
-        catalogue = Catalogue(client)
-        tries = StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
-        return Index(catalogue, Store(client, writer, tries, catalogue))
+        store = Store(
+            client, writer, StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
+        )
+        return Index(Catalogue(client), store)
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds the three servicers."""

@@ -111,8 +111,11 @@ class Pipeline:
         result.retrieve_ms = timer.ms
         missing = max(missing, read.missing_shards)
         if missing:
-            message = f"{missing} of {len(collection.tags)} shards did not answer; their documents are missing here."
-            result.degradations.append(Degradation(Stage.RETRIEVE, "SHARD_UNAVAILABLE", message))
+            reason, what = "SHARD_UNAVAILABLE", "did not answer"
+            if found.overloaded:
+                reason, what = "RETRIEVE_OVERLOADED", "could not be asked in time, since too much is asked at once"
+            message = f"{missing} of {len(collection.tags)} shards {what}; their documents are missing here."
+            result.degradations.append(Degradation(Stage.RETRIEVE, reason, message))
         lost = max(found.incomplete_shards, int(read.damaged))
         if lost:
             message = (

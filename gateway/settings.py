@@ -61,7 +61,7 @@ class GatewaySettings(ProcessSettings):
     )
     score_cache: bool = Field(True, description="cache rerank scores too")
 
-    index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for a shard in a search")
+    index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for the answer of a shard that was asked")
     index_effort: int = Field(
         300,
         ge=1,

@@ -177,7 +177,7 @@ class Catalogue:
                 done = await self._create(made)
                 if done == 1:
                     return made
-                await self._drop(uid, tags)
+                await _drop(self._client, uid, tags)
                 if done == 0:
                     raise AlreadyExists("collection or alias", name)
         raise UpstreamUnavailable("index", "is too slow to create a collection")
@@ -185,31 +185,12 @@ class Catalogue:
     async def _create(self, made: Collection) -> int:
         """Makes the shards, then the name; the answer is that of `scripts.CREATE`."""
         await self._client.command("EVAL", scripts.BEGIN, 1, _TRASH, made.uid, json.dumps(made.tags), _CREATION_S)
-        await self._mark(made.uid, made.tags)
+        await _mark(self._client, made.uid, made.tags)
         return int(
             await self._client.command(
                 "EVAL", scripts.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, made.name, made.uid, made.pack()
             )
         )
-
-    async def restore(self, collection: Collection, tags: Sequence[str]) -> None:
-        """Makes the markers of shards that lost theirs. NotFound where the collection has been removed."""
-        with told():
-            await self._still(collection)
-            await self._mark(collection.uid, tags)
-            try:
-                await self._still(collection)
-            except NotFound:  # removed in between: what was just made must not stay
-                await self._drop(collection.uid, collection.tags)
-                raise
-
-    async def _still(self, collection: Collection) -> None:
-        packed = await self._client.command("HGET", _COLLECTIONS, collection.name)
-        if packed is None or Collection.unpack(collection.name, packed).uid != collection.uid:
-            raise NotFound("collection", collection.name)
-
-    async def _mark(self, uid: str, tags: Sequence[str]) -> None:
-        await self._all([("EVAL", scripts.MARK, len(_SHARD_PARTS), *shard_keys(tag), uid) for tag in tags])
 
     def _default_shards(self) -> int:
         return _SHARDS_PER_MASTER * self._client.masters
@@ -308,18 +289,42 @@ class Catalogue:
         claimed = await self._client.command("EVAL", scripts.CLAIM, 1, _TRASH)
         for uid, entry in zip(claimed[::2], claimed[1::2], strict=True):
             try:
-                await self._drop(uid.decode(), json.loads(entry)["tags"])
+                await _drop(self._client, uid.decode(), json.loads(entry)["tags"])
             except Unreachable as error:
                 log.warning("a removed collection is not yet cleaned up: %s", type(error).__name__)
 
-    async def _drop(self, uid: str, tags: Sequence[str]) -> None:
-        await self._all([("UNLINK", *shard_keys(tag)) for tag in tags])
-        await self._client.command("HDEL", _TRASH, uid)
 
-    async def _all(self, commands: Sequence[Command]) -> None:
-        for reply in await self._client.commands(commands):
-            if isinstance(reply, Exception):
-                raise reply
+async def restore(client: RedisClient, collection: Collection, tags: Sequence[str]) -> None:
+    """Makes the markers of shards that lost theirs. NotFound where the collection has been removed."""
+    with told():
+        await _still(client, collection)
+        await _mark(client, collection.uid, tags)
+        try:
+            await _still(client, collection)
+        except NotFound:  # removed in between: what was just made must not stay
+            await _drop(client, collection.uid, collection.tags)
+            raise
+
+
+async def _still(client: RedisClient, collection: Collection) -> None:
+    packed = await client.command("HGET", _COLLECTIONS, collection.name)
+    if packed is None or Collection.unpack(collection.name, packed).uid != collection.uid:
+        raise NotFound("collection", collection.name)
+
+
+async def _mark(client: RedisClient, uid: str, tags: Sequence[str]) -> None:
+    await _all(client, [("EVAL", scripts.MARK, len(_SHARD_PARTS), *shard_keys(tag), uid) for tag in tags])
+
+
+async def _drop(client: RedisClient, uid: str, tags: Sequence[str]) -> None:
+    await _all(client, [("UNLINK", *shard_keys(tag)) for tag in tags])
+    await client.command("HDEL", _TRASH, uid)
+
+
+async def _all(client: RedisClient, commands: Sequence[Command]) -> None:
+    for reply in await client.commands(commands):
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def _answer(operation: bytes) -> str:

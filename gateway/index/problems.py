@@ -2,8 +2,16 @@
 
 from redis.exceptions import ResponseError
 
-from gateway.redis_client import NotReplicatedError
-from services.runtime.errors import Precondition, Problem, UpstreamUnavailable
+from gateway.redis_client import NotReplicatedError, QueueTimeoutError
+from services.runtime.errors import PoolSaturated, Precondition, Problem, UpstreamUnavailable
+
+
+class IndexSaturated(PoolSaturated):
+    """Our connections to the index were all in use for as long as the call could wait."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.message = "Too much is asked of the index at once. Back off for the given delay, then retry."
 
 
 def no_redis() -> Problem:
@@ -34,6 +42,8 @@ def index_problem(error: Exception) -> Problem:
             return UpstreamUnavailable("index", "is out of memory: raise its maxmemory or remove documents")
         if "READONLY" in text:
             return UpstreamUnavailable("index", "takes no writes now")
+    if isinstance(error, QueueTimeoutError):
+        return IndexSaturated()
     if isinstance(error, NotReplicatedError):
         return UpstreamUnavailable("index", "has too few replicas in step")
     return UpstreamUnavailable("index")

@@ -1,22 +1,21 @@
 """The documents of collections: written whole or not at all, found by vector, read by id."""
 
-import asyncio
 import hashlib
 import heapq
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from redis.exceptions import ResponseError
 
 from gateway.index import scripts
-from gateway.index.catalogue import Catalogue, Collection, new_operation, shard_key, shard_keys, told
+from gateway.index.catalogue import Collection, new_operation, restore, shard_key, shard_keys, told
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.filters import Filter, attributes
 from gateway.index.problems import index_problem
-from gateway.redis_client import Command, RedisClient, Unreachable
+from gateway.redis_client import Command, QueueTimeoutError, RedisClient, Unreachable
 from services.runtime.errors import InvalidField, Problem, UpstreamUnavailable
 from services.runtime.vectors import F32
 
@@ -25,6 +24,8 @@ _DELETED, _CHANGED = "d", "c"  # letters of scripts.DELETE
 # Deletions of a shard are remembered by bucket of ids. Two ids in one cost a second look, and nothing else.
 _BUCKETS = 4096
 _TRIES = 5
+# Pipelines of one search for one server: Redis searches each connection's graphs one after the other, in threads.
+_SHARDS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,15 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Found:
     """The nearest documents, best first; how many shards did not answer in time, and how many have lost documents or
-    parts of them."""
+    parts of them.
+
+    `overloaded`: some were not asked, since too many searches wait for this process's connections.
+    """
 
     candidates: Sequence[Candidate]
     missing_shards: int
     incomplete_shards: int
+    overloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +104,8 @@ class ChangedMeanwhileError(Exception):
 class Store:
     """Documents by collection."""
 
-    def __init__(self, client: RedisClient, writer: RedisClient, settings: StoreSettings, catalogue: Catalogue) -> None:
+    def __init__(self, client: RedisClient, writer: RedisClient, settings: StoreSettings) -> None:
         self._client = client
-        self._catalogue = catalogue
         self._writer = writer  # its own connections and time-out: a write waits longer than a search may
         self._settings = settings
 
@@ -131,7 +135,7 @@ class Store:
                             known.update(zip(mine, map(_known, reply[::3], reply[1::3], reply[2::3]), strict=True))
                 if not unmarked:
                     return known
-                await self._catalogue.restore(collection, unmarked)
+                await restore(self._client, collection, unmarked)
         raise UpstreamUnavailable("index", "loses its keys as they are written; look at its maxmemory-policy")
 
     async def write(
@@ -223,20 +227,19 @@ class Store:
         if not text and not metadata:
             return Read({id_: Document(id_, "") for id_ in ids}, 0)
         try:
-            async with asyncio.timeout(budget_s):
-                documents, failures, damaged = await self._fetch(collection, ids)
-        except TimeoutError:
-            return Read({}, len(self._by_tag(collection, ids)))
+            documents, failures, damaged = await self._fetch(collection, ids, budget_s)
         except Unreachable:
             return Read({}, len(self._by_tag(collection, ids)))
         return Read(documents, len(failures), damaged)
 
     async def _fetch(
-        self, collection: Collection, ids: Sequence[str]
+        self, collection: Collection, ids: Sequence[str], budget_s: float | None = None
     ) -> tuple[dict[str, Document], list[Exception], bool]:
         """Documents by id, one failure for each shard that could not be read, and whether a value was no document."""
         by_tag = self._by_tag(collection, ids)
-        replies = await self._client.commands([("HMGET", shard_key(tag, "t"), *mine) for tag, mine in by_tag.items()])
+        replies = await self._client.commands(
+            [("HMGET", shard_key(tag, "t"), *mine) for tag, mine in by_tag.items()], budget_s=budget_s
+        )
         documents: dict[str, Document] = {}
         failures: list[Exception] = []
         damaged = False
@@ -284,28 +287,24 @@ class Store:
         shard answered within the budget.
         """
         query = self._query(len(collection.tags), vector, count, filter_)
-        asked = [
-            asyncio.create_task(self._search_shard(collection, tag, query), name="index-shard")
-            for tag in collection.tags
-        ]
-        try:
-            await asyncio.wait(asked, timeout=max(0.0, budget_s))
-            answered = [task for task in asked if task.done() and not task.cancelled()]
-            failures = [error for task in answered if (error := task.exception()) is not None]
-        finally:
-            for task in asked:
-                task.cancel()
+        # Searches first: so they are spread evenly over the pipelines.
+        commands: list[Command] = [("VSIM", shard_key(tag, "v"), *query) for tag in collection.tags]
+        commands += [_script(scripts.CENSUS, tag) for tag in collection.tags]
+        with told():
+            replies = await self._client.commands(commands, budget_s=budget_s, at_once=_SHARDS_AT_ONCE)
+        searched, counted = replies[: len(collection.tags)], replies[len(collection.tags) :]
+        searched = [[] if _wrong_type(reply) else reply for reply in searched]
+        failures = [reply for reply in searched if isinstance(reply, Exception)]
         for error in failures:
             if filter_ and isinstance(error, ResponseError) and "FILTER" in str(error):
                 raise InvalidField(filter_field, filter_.refused(str(error)))
-            if not isinstance(error, Unreachable):
-                raise error
-        good = [task.result() for task in answered if task.exception() is None]
-        if not good:
-            raise index_problem(failures[0] if failures and isinstance(failures[0], Exception) else TimeoutError())
-        found = chain.from_iterable(candidates for candidates, _ in good)
-        nearest = heapq.nsmallest(count, found, key=lambda candidate: (-candidate.cosine, candidate.id))
-        return Found(nearest, len(asked) - len(good), sum(not whole for _, whole in good))
+        if len(failures) == len(searched):
+            raise index_problem(failures[0])
+        good = chain.from_iterable(_candidates(reply) for reply in searched if not isinstance(reply, Exception))
+        nearest = heapq.nsmallest(count, good, key=lambda found: (-found.cosine, found.id))
+        incomplete = sum(min(census) != max(census) for census in counted if not isinstance(census, Exception))
+        overloaded = any(isinstance(error, QueueTimeoutError) for error in failures)
+        return Found(nearest, len(failures), incomplete, overloaded)
 
     def _query(self, shards: int, vector: F32, count: int, filter_: Filter | None) -> list[str | bytes | int]:
         """What each of `shards` is asked."""
@@ -317,24 +316,6 @@ class Store:
             query += ["FILTER", filter_.redis, "FILTER-EF", self._settings.filter_effort]
         return query
 
-    async def _search_shard(
-        self, collection: Collection, tag: str, query: Sequence[str | bytes | int]
-    ) -> tuple[list[Candidate], bool]:
-        """The nearest of one shard, and whether nothing of the shard is lost."""
-        found, census = await self._client.commands(
-            [("VSIM", shard_key(tag, "v"), *query), _script(scripts.CENSUS, tag)]
-        )
-        if isinstance(census, Exception):
-            raise census
-        if isinstance(found, Exception):
-            if not _wrong_type(found):
-                raise found
-            found = []
-        whole = min(census) == max(census)
-        return [
-            Candidate(id_.decode(), _cosine(float(score))) for id_, score in zip(found[::2], found[1::2], strict=True)
-        ], whole
-
     def _by_tag(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, list[str]]:
         by_tag: dict[str, list[str]] = {}
         for id_ in ids:
@@ -345,6 +326,12 @@ class Store:
         """The shard of a document, for ever: by a hash of its id."""
         number = int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=8).digest(), "little")
         return collection.tags[number % len(collection.tags)]
+
+
+def _candidates(flat: Sequence[bytes]) -> Iterator[Candidate]:
+    """What a shard found."""
+    for id_, score in zip(flat[::2], flat[1::2], strict=True):
+        yield Candidate(id_.decode(), _cosine(float(score)))
 
 
 def _cosine(score: float) -> float:
@@ -389,6 +376,6 @@ def _outcome(reply: object) -> Outcome | Problem | ChangedMeanwhileError:
             return ChangedMeanwhileError()
 
 
-def _wrong_type(error: Exception) -> bool:
+def _wrong_type(error: object) -> bool:
     """Another type of value is where a part of a shard should be: that part is lost."""
     return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
