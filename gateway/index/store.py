@@ -11,7 +11,7 @@ from itertools import chain
 from redis.exceptions import ResponseError
 
 from gateway.index import scripts
-from gateway.index.catalogue import Collection, new_operation, restore, shard_key, shard_keys, told
+from gateway.index.catalogue import Collection, Quantization, new_operation, restore, shard_key, shard_keys, told
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.filters import Filter, attributes
 from gateway.index.problems import index_problem
@@ -300,7 +300,9 @@ class Store:
                 raise InvalidField(filter_field, filter_.refused(str(error)))
         if len(failures) == len(searched):
             raise index_problem(failures[0])
-        good = chain.from_iterable(_candidates(reply) for reply in searched if not isinstance(reply, Exception))
+        good = chain.from_iterable(
+            _candidates(reply, collection.quantization) for reply in searched if not isinstance(reply, Exception)
+        )
         nearest = heapq.nsmallest(count, good, key=lambda found: (-found.cosine, found.id))
         incomplete = sum(min(census) != max(census) for census in counted if not isinstance(census, Exception))
         overloaded = any(isinstance(error, QueueTimeoutError) for error in failures)
@@ -328,15 +330,21 @@ class Store:
         return collection.tags[number % len(collection.tags)]
 
 
-def _candidates(flat: Sequence[bytes]) -> Iterator[Candidate]:
+def _candidates(flat: Sequence[bytes], quantization: Quantization) -> Iterator[Candidate]:
     """What a shard found."""
     for id_, score in zip(flat[::2], flat[1::2], strict=True):
-        yield Candidate(id_.decode(), _cosine(float(score)))
+        yield Candidate(id_.decode(), _cosine(quantization, float(score)))
 
 
-def _cosine(score: float) -> float:
-    """The cosine behind a score of Redis, which is (1 + similarity) / 2."""
-    return min(1.0, max(-1.0, 2 * score - 1))
+def _cosine(quantization: Quantization, score: float) -> float:
+    """The cosine behind a score of Redis, which is (1 + similarity) / 2.
+
+    The similarity of BINARY vectors is 1 - 2 h, h being the share of dimensions whose signs differ. Two vectors at an
+    angle a differ in the sign of a random projection with probability a / pi (Goemans and Williamson 1995; Charikar
+    2002), so that cos(pi h) = sin(pi / 2 * similarity) estimates their cosine.
+    """
+    similarity = min(1.0, max(-1.0, 2 * score - 1))
+    return math.sin(math.pi / 2 * similarity) if quantization is Quantization.BINARY else similarity
 
 
 def _bucket(id_: str) -> int:
