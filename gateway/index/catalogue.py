@@ -286,7 +286,7 @@ class Catalogue:
 
     async def _sweep(self) -> None:
         """Remove the keys of collections that are gone. What cannot be reached now is left for the next time."""
-        claimed = await self._client.command("EVAL", scripts.CLAIM, 1, _TRASH)
+        claimed = await self._client.command("EVAL", scripts.CLAIM, 2, _TRASH, _COLLECTIONS)
         for uid, entry in zip(claimed[::2], claimed[1::2], strict=True):
             try:
                 await _drop(self._client, uid.decode(), json.loads(entry)["tags"])

@@ -47,14 +47,24 @@ redis.call('HDEL', KEYS[3], ARGV[2])
 return 1
 """
 
-# KEYS: trash. Gives uid and entry (JSON) of each collection whose keys are to be removed now. They are claimed by that
-# (after = 0): such a collection cannot be created any more, and whoever comes next removes what is left.
+# KEYS: trash, collections. Gives uid and entry (JSON) of each collection whose keys are to be removed now. They are
+# claimed by that (after = 0): such a collection can be created no more, and whoever comes next removes what is left. An
+# entry of a collection that has its name came late, and is dropped.
 CLAIM = """
 local now = tonumber(redis.call('TIME')[1])
-local claimed, trash = {}, redis.call('HGETALL', KEYS[1])
+local claimed, trash, named = {}, redis.call('HGETALL', KEYS[1]), nil
+local function has_name(uid)
+  named = named or redis.call('HVALS', KEYS[2])
+  for _, description in ipairs(named) do
+    if string.find(description, uid, 1, true) then return true end
+  end
+  return false
+end
 for i = 1, #trash, 2 do
   local entry = cjson.decode(trash[i + 1])
-  if entry.after <= now then
+  if entry.after <= now and has_name(trash[i]) then
+    redis.call('HDEL', KEYS[1], trash[i])
+  elseif entry.after <= now then
     if entry.after ~= 0 then
       entry.after = 0
       redis.call('HSET', KEYS[1], trash[i], cjson.encode(entry))

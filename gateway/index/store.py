@@ -304,7 +304,7 @@ class Store:
             _candidates(reply, collection.quantization) for reply in searched if not isinstance(reply, Exception)
         )
         nearest = heapq.nsmallest(count, good, key=lambda found: (-found.cosine, found.id))
-        incomplete = sum(min(census) != max(census) for census in counted if not isinstance(census, Exception))
+        incomplete = sum(not _whole(census) for census in counted if not isinstance(census, Exception))
         overloaded = any(isinstance(error, QueueTimeoutError) for error in failures)
         return Found(nearest, len(failures), incomplete, overloaded)
 
@@ -382,6 +382,11 @@ def _outcome(reply: object) -> Outcome | Problem | ChangedMeanwhileError:
             return _OUTCOMES[reply]
         case _:  # the next look tells which: another version, a marker that was lost, or no collection any more
             return ChangedMeanwhileError()
+
+
+def _whole(census: Sequence[int]) -> bool:
+    """Whether nothing of a shard is lost, by the answer of scripts.CENSUS."""
+    return 0 <= min(census) == max(census)
 
 
 def _wrong_type(error: object) -> bool:
