@@ -21,8 +21,9 @@ from services.runtime.vectors import F32
 
 _OUTCOMES = {1: Outcome.CREATED, 2: Outcome.UPDATED, 3: Outcome.UNCHANGED}
 _DELETED, _CHANGED = "d", "c"  # letters of scripts.DELETE
-# Deletions of a shard are remembered by bucket of ids. Two ids in one cost a second look, and nothing else.
-_BUCKETS = 4096
+# Deletions of a shard are remembered by bucket of ids. Two ids in one cost a second look at most; a shard in which all
+# buckets have seen a deletion takes about 1 MB more.
+_BUCKETS = 1 << 14
 _TRIES = 5
 # Pipelines of one search for one server: Redis searches each connection's graphs one after the other, in threads.
 _SHARDS_AT_ONCE = 4
