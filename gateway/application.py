@@ -172,6 +172,5 @@ class Gateway:
             await self._remote.close()
         await self._embed_channel.close()
         await self._rerank_channel.close()
-        for client in (self._cache_client, self._index_client, self._index_writer):
-            if client is not None:
-                await client.close()
+        clients = (self._cache_client, self._index_client, self._index_writer)
+        await asyncio.gather(*(client.close() for client in clients if client is not None))

@@ -27,7 +27,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis_node import PAUSE_S, Batch, Command, Node, QueueTimeoutError
+from gateway.redis_node import PAUSE_S, SLOW_S, Batch, Command, Node, QueueTimeoutError
 
 __all__ = ["Command", "NotReplicatedError", "QueueTimeoutError", "RedisClient", "Unreachable"]
 
@@ -89,17 +89,18 @@ class RedisClient:
             if self._failure is not None and asyncio.get_running_loop().time() < self._failed_at + PAUSE_S:
                 raise self._failure
             self._attempt = asyncio.create_task(self._connect(), name="redis-connect")
-            self._attempt.add_done_callback(self._attempted)
+            began_at = asyncio.get_running_loop().time()
+            self._attempt.add_done_callback(lambda attempt: self._attempted(attempt, began_at))
         attempt = self._attempt
         await asyncio.wait({attempt})
         if attempt.cancelled():
             raise aioredis.ConnectionError("the client was closed")
         attempt.result()
 
-    def _attempted(self, attempt: asyncio.Task[None]) -> None:
-        self._attempt = None
-        self._failure = None if attempt.cancelled() else attempt.exception()
-        self._failed_at = asyncio.get_running_loop().time()
+    def _attempted(self, attempt: asyncio.Task[None], began_at: float) -> None:
+        self._attempt, now = None, asyncio.get_running_loop().time()
+        error = None if attempt.cancelled() else attempt.exception()
+        self._failure, self._failed_at = (error if now > began_at + SLOW_S else None), now
 
     async def _connect(self) -> None:
         with _plain_errors():

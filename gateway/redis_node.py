@@ -15,9 +15,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 Command = tuple[str | bytes | int | float, ...]
 Run = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
-# After a server was silent, calls to it fail at once for so long: those that one request makes in a row, and those that
-# come while the ones before them fail, would otherwise wait for the same silence again.
-PAUSE_S = 0.1
+# What takes longer to fail would hold up all who try one after the other.
+SLOW_S = 0.1
+# After a slow failure calls fail at once for so long: those that one request makes in a row, and those that come while
+# the ones before them fail, would otherwise wait for the same silence again.
+PAUSE_S = 1.0
 
 
 class QueueTimeoutError(RedisError):
@@ -95,7 +97,7 @@ class Node:
                 await self._exchange(batch)
         except (RedisError, OSError) as error:
             batch.missing = error
-            if self._heard_at < began_at:
+            if self._heard_at < began_at < loop.time() - SLOW_S:
                 self._failed_at, self._failure = loop.time(), error
 
     async def _exchange(self, batch: Batch) -> None:
