@@ -33,27 +33,27 @@ log = logging.getLogger("winnow.redis")
 
 
 class Fault(StrEnum):
-    """What is wrong; the value is the `error.type` of metrics."""
+    """What is wrong. The value is the `error.type` of metrics: redis-py's class, or a name in its manner."""
 
-    OUT_OF_MEMORY = "out_of_memory"
-    READ_ONLY = "read_only"
-    AUTHENTICATION = "authentication"
-    NO_PERMISSION = "no_permission"
-    PROTECTED = "protected_mode"
-    NO_DATABASE = "no_database"
-    LOADING = "loading"
-    BUSY = "busy"
-    NOT_SAVED = "not_saved"
-    TOO_FEW_REPLICAS = "too_few_replicas"
-    TOO_MANY_CLIENTS = "too_many_clients"
-    CLUSTER_DOWN = "cluster_down"
-    MASTER_DOWN = "master_down"
-    NO_CLUSTER = "no_cluster"
-    UNKNOWN_COMMAND = "unknown_command"
-    MOVING = "moving"
-    REFUSED = "refused"
-    TIMEOUT = "timeout"
-    UNREACHABLE = "unreachable"
+    OUT_OF_MEMORY = "OutOfMemoryError"
+    READ_ONLY = "ReadOnlyError"
+    AUTHENTICATION = "AuthenticationError"
+    NO_PERMISSION = "NoPermissionError"
+    PROTECTED = "ProtectedModeError"
+    NO_DATABASE = "NoDatabaseError"
+    LOADING = "BusyLoadingError"
+    BUSY = "BusyError"
+    NOT_SAVED = "NotSavedError"
+    TOO_FEW_REPLICAS = "TooFewReplicasError"
+    TOO_MANY_CLIENTS = "TooManyClientsError"
+    CLUSTER_DOWN = "ClusterDownError"
+    MASTER_DOWN = "MasterDownError"
+    NO_CLUSTER = "NoClusterError"
+    UNKNOWN_COMMAND = "UnknownCommandError"
+    MOVING = "MovedError"
+    REFUSED = "ResponseError"
+    TIMEOUT = "TimeoutError"
+    UNREACHABLE = "ConnectionError"
 
 
 _CLASSES: tuple[tuple[type[Exception], Fault], ...] = (
@@ -77,6 +77,7 @@ _TEXTS: tuple[tuple[str, Fault], ...] = (
     ("ACL failure in script", Fault.NO_PERMISSION),
     ("DENIED", Fault.PROTECTED),
     ("DB index is out of range", Fault.NO_DATABASE),
+    ("SELECT is not allowed in cluster mode", Fault.NO_DATABASE),
     ("BUSY", Fault.BUSY),
     ("MISCONF", Fault.NOT_SAVED),
     ("NOREPLICAS", Fault.TOO_FEW_REPLICAS),

@@ -83,7 +83,7 @@ class RemoteCache:
 
     def _failed(self, operation: str, breaker: Breaker, error: Exception) -> None:
         if isinstance(error, QueueTimeoutError):  # Redis is well: we ask too much at once
-            self._signals.cache_error(operation, "queue_timeout")
+            self._signals.cache_error(operation, type(error).__name__)
         else:
             breaker.failure()
             self._signals.cache_error(operation, fault_of(error))

@@ -26,14 +26,6 @@ _DESCRIPTIONS = {
 }
 
 
-class IndexSaturated(PoolSaturated):
-    """Our connections to the index were all in use for as long as the call could wait."""
-
-    def __init__(self) -> None:
-        super().__init__(1.0)
-        self.message = "Too much is asked of the index at once. Back off for the given delay, then retry."
-
-
 def no_redis() -> Problem:
     """There is no Redis for collections."""
     return Precondition(
@@ -55,7 +47,7 @@ def no_vector_sets() -> Problem:
 def index_problem(error: Exception) -> Problem:
     """One of `redis_client.Unreachable`, ResponseError included, for our caller; Redis' own words stay out of it."""
     if isinstance(error, QueueTimeoutError):
-        return IndexSaturated()
+        return PoolSaturated(1.0, "Too much is asked of the index at once")
     if isinstance(error, NotReplicatedError):
         return UpstreamUnavailable("index", "has too few replicas in step")
     fault = fault_of(error)

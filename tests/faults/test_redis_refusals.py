@@ -152,6 +152,6 @@ async def test_the_labels_of_metrics_are_words(lines):
                 own.execute_command("REPLICAOF", "127.0.0.1", str(master.port))
                 await embed(gateway, "another text")
             own.execute_command("REPLICAOF", "NO", "ONE")
-    assert ("write", "out_of_memory") in seen
-    assert ("write", "read_only") in seen
+    assert ("write", "OutOfMemoryError") in seen
+    assert ("write", "ReadOnlyError") in seen
     await asyncio.sleep(0)

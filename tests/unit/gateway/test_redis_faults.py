@@ -26,6 +26,7 @@ NOPERM = "NOPERM User x has no permissions to run the 'set' command"
         ("ERR ACL failure in script: User x has no permissions to run the 'set' command", Fault.NO_PERMISSION),
         ("DENIED Redis is running in protected mode because", Fault.PROTECTED),
         ("ERR DB index is out of range", Fault.NO_DATABASE),
+        ("ERR SELECT is not allowed in cluster mode", Fault.NO_DATABASE),
         ("LOADING Redis is loading the dataset in memory", Fault.LOADING),
         ("BUSY Redis is busy running a script.", Fault.BUSY),
         ("MISCONF Redis is configured to save RDB snapshots", Fault.NOT_SAVED),
