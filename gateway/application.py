@@ -22,6 +22,7 @@ from gateway.memo import Memo
 from gateway.pipeline import Pipeline
 from gateway.redis_client import RedisClient
 from gateway.redis_faults import FaultLog
+from gateway.redis_url import RedisUrl
 from gateway.remote_cache import RemoteCache, RemoteCacheSettings
 from gateway.rerank_servicer import RerankServicer
 from gateway.reranker import Reranker
@@ -64,7 +65,7 @@ class Gateway:
 
         cache_url = settings.cache_url or settings.redis_url
         cache_faults = FaultLog("cache", "GATEWAY_CACHE_URL" if settings.cache_url else "GATEWAY_REDIS_URL")
-        self._cache_client = RedisClient(cache_url, _WRITE_TIMEOUT_S, cache_faults) if cache_url else None
+        self._cache_client = self._redis(cache_url, _WRITE_TIMEOUT_S, cache_faults)
         self._remote = self._remote_cache(self._cache_client, signals) if self._cache_client else None
         local_bytes = settings.cache_local_bytes // 2
         self._frames = Frames(settings.cache_local_bytes - local_bytes)
@@ -84,8 +85,8 @@ class Gateway:
 
         index_url = settings.index_url or settings.redis_url
         faults = FaultLog("index", "GATEWAY_INDEX_URL" if settings.index_url else "GATEWAY_REDIS_URL")
-        self._index_client = RedisClient(index_url, settings.index_timeout_ms / 1e3, faults) if index_url else None
-        self._index_writer = RedisClient(index_url, _INDEX_WRITE_TIMEOUT_S, faults) if index_url else None
+        self._index_client = self._redis(index_url, settings.index_timeout_ms / 1e3, faults)
+        self._index_writer = self._redis(index_url, _INDEX_WRITE_TIMEOUT_S, faults)
         self._index = self._build_index()
         budget = BudgetSettings(
             timeout_s=settings.search_timeout_seconds,
@@ -102,6 +103,10 @@ class Gateway:
             signals,
         )
         self._background: list[asyncio.Task[None]] = []
+
+    @staticmethod
+    def _redis(url: RedisUrl | None, timeout_s: float, faults: FaultLog) -> RedisClient | None:
+        return RedisClient(url.get_secret_value(), timeout_s, faults) if url else None
 
     def _remote_cache(self, client: RedisClient, signals: Signals) -> RemoteCache:
         settings = self._settings
