@@ -6,7 +6,7 @@ Whoever calls decides what a failure means: the cache shrugs it off, the index d
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -27,7 +27,8 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.redis_node import PAUSE_S, Batch, Command, Node, QueueTimeoutError
+from gateway.redis_faults import FaultLog
+from gateway.redis_node import PAUSE_S, SLOW_S, Batch, Command, Node, QueueTimeoutError
 
 __all__ = ["Command", "NotReplicatedError", "QueueTimeoutError", "RedisClient", "Unreachable"]
 
@@ -60,14 +61,16 @@ class RedisClient:
         url: `redis://`, `rediss://` or `unix://`, with credentials; a cluster is recognised by asking it.
             `redis+cluster://` and `rediss+cluster://` say so beforehand.
         timeout_s: Longest wait for a connection, and for the answer to one command.
+        faults: Where it is said what is wrong with it.
         connections: Most connections to one server. Calls beyond wait for their turn, as long as the server answers.
     """
 
-    def __init__(self, url: str, timeout_s: float, connections: int = 64) -> None:
+    def __init__(self, url: str, timeout_s: float, faults: FaultLog | None = None, connections: int = 64) -> None:
         scheme = urlsplit(url).scheme
         self._declared_cluster = scheme.endswith("+cluster")
         self._url = url.replace("+cluster://", "://", 1)
         self._timeout_s = timeout_s
+        self._faults = faults or FaultLog("redis", "its URL")
         self._connections = connections
         self._connected = False
         self._cluster: RedisCluster | None = None
@@ -89,17 +92,23 @@ class RedisClient:
             if self._failure is not None and asyncio.get_running_loop().time() < self._failed_at + PAUSE_S:
                 raise self._failure
             self._attempt = asyncio.create_task(self._connect(), name="redis-connect")
-            self._attempt.add_done_callback(self._attempted)
+            began_at = asyncio.get_running_loop().time()
+            self._attempt.add_done_callback(lambda attempt: self._attempted(attempt, began_at))
         attempt = self._attempt
         await asyncio.wait({attempt})
         if attempt.cancelled():
             raise aioredis.ConnectionError("the client was closed")
         attempt.result()
 
-    def _attempted(self, attempt: asyncio.Task[None]) -> None:
-        self._attempt = None
-        self._failure = None if attempt.cancelled() else attempt.exception()
-        self._failed_at = asyncio.get_running_loop().time()
+    def _attempted(self, attempt: asyncio.Task[None], began_at: float) -> None:
+        self._attempt, now = None, asyncio.get_running_loop().time()
+        error = None if attempt.cancelled() else attempt.exception()
+        server = _address(parse_url(self._url))
+        if error is not None:
+            self._faults.failed(server, error)
+        elif not attempt.cancelled():
+            self._faults.worked(server)
+        self._failure, self._failed_at = (error if now > began_at + SLOW_S else None), now
 
     async def _connect(self) -> None:
         with _plain_errors():
@@ -154,7 +163,7 @@ class RedisClient:
         if host is not None:
             options |= {"host": host, "port": port}
         pool = ConnectionPool(**options)
-        return Node(pool, self._connections, _callbacks(pool), self._run)
+        return Node(_address(options), pool, self._connections, _callbacks(pool), self._faults, self._run)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs a round trip to its end, whatever becomes of its caller: cut off it would cost a connection."""
@@ -302,14 +311,17 @@ class RedisClient:
             self._nodes[name] = self._node_at(host, int(port))
         return self._nodes.get(name)
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of keys, None where absent. One MGET on a single server; a cluster wants one GET for each slot."""
+    async def get_many(self, keys: Sequence[bytes], budget_s: float | None = None) -> list[bytes | None]:
+        """The values of keys, None where absent. One MGET on a single server; a cluster wants one GET for each slot.
+
+        Raises one of `Unreachable` where no server gave its part in time; None stands in the place of a missing part.
+        """
         if not keys:
             return []
-        await self.connect()
-        if self._cluster is None:
-            return cast(list[bytes | None], await self.command("MGET", *keys))
-        replies = await self.commands([("GET", key) for key in keys])
+        if self._connected and self._cluster is None:
+            [reply] = await self.commands([("MGET", *keys)], budget_s=budget_s)
+            return cast(list[bytes | None], _good(reply))
+        replies = await self.commands([("GET", key) for key in keys], budget_s=budget_s)
         if all(isinstance(reply, Exception) for reply in replies):
             raise replies[0]
         return [reply if isinstance(reply, bytes) else None for reply in replies]
@@ -364,6 +376,13 @@ def _plain_errors() -> Iterator[None]:
         while cause is not None and not isinstance(cause, RedisError | OSError):
             cause = cause.__cause__ or cause.__context__
         raise cause or ClusterDownError("the cluster cannot be reached") from error
+
+
+def _address(options: Mapping[str, Any]) -> str:
+    """Where a server is: HOST:PORT, or the path of its socket."""
+    if "path" in options:
+        return str(options["path"])
+    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
 def _good(reply: Any) -> Any:

@@ -12,12 +12,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.redis_faults import FaultLog
+
 Command = tuple[str | bytes | int | float, ...]
 Run = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
-# After a server was silent, calls to it fail at once for so long: those that one request makes in a row, and those that
-# come while the ones before them fail, would otherwise wait for the same silence again.
-PAUSE_S = 0.1
+# What takes longer to fail would hold up all who try one after the other.
+SLOW_S = 0.1
+# After a slow failure calls fail at once for so long: those that one request makes in a row, and those that come while
+# the ones before them fail, would otherwise wait for the same silence again.
+PAUSE_S = 1.0
 
 
 class QueueTimeoutError(RedisError):
@@ -42,17 +46,27 @@ class Node:
     """Pipelines to one server.
 
     Args:
+        name: Its address, for the log.
         pool: Its connections; nobody else takes any.
         connections: How many are used at once.
         callbacks: What redis-py makes of some commands' replies, by command.
+        faults: Where it is said what is wrong with it.
         run: Starts a task that lives on when its caller gives up: cut off in the middle it would cost a connection.
     """
 
     def __init__(
-        self, pool: ConnectionPool, connections: int, callbacks: Mapping[str, Callable[[Any], Any]], run: Run
+        self,
+        name: str,
+        pool: ConnectionPool,
+        connections: int,
+        callbacks: Mapping[str, Callable[[Any], Any]],
+        faults: FaultLog,
+        run: Run,
     ) -> None:
+        self._name = name
         self._pool = pool
         self._callbacks = callbacks
+        self._faults = faults
         self._run = run
         self._turns = asyncio.Semaphore(connections)
         self._heard_at = self._failed_at = -PAUSE_S
@@ -95,7 +109,8 @@ class Node:
                 await self._exchange(batch)
         except (RedisError, OSError) as error:
             batch.missing = error
-            if self._heard_at < began_at:
+            self._faults.failed(self._name, error)
+            if self._heard_at < began_at < loop.time() - SLOW_S:
                 self._failed_at, self._failure = loop.time(), error
 
     async def _exchange(self, batch: Batch) -> None:
@@ -109,7 +124,9 @@ class Node:
                     reply = await connection.read_response()
                 except ResponseError as error:
                     reply = error
+                    self._faults.failed(self._name, error, command)
                 else:
+                    self._faults.worked(self._name, command)
                     callback = self._callbacks.get(str(command[0]))
                     reply = callback(reply) if callback else reply
                 batch.replies.append(reply)

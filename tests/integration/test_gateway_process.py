@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc
@@ -13,9 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.process import Process, StartError, python_module
 from tests.support.serving import serving
+from tests.support.silent import silent_server
 from tests.support.waiting import until
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,3 +114,27 @@ print([name for name in sys.modules if name.split(".")[0] in {"torch", "transfor
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
     )
     assert said.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_it_ends_at_once_where_nothing_was_accepted(start, scheme):
+    """Whatever it waits for itself: a Redis or a worker that accepts connections and never answers."""
+    async with silent_server() as silent:
+        process = start(
+            GATEWAY_REDIS_URL=f"{scheme}://{silent}",
+            GATEWAY_INDEX_TIMEOUT_MS="60000",
+            GATEWAY_EMBED_TARGET=silent,
+            GATEWAY_RERANK_TARGET=silent,
+        )
+        address = await asyncio.to_thread(process.address)
+        await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+        async with grpc.aio.insecure_channel(address) as channel:
+            search = retrieval_pb2_grpc.RetrievalServiceStub(channel).Search
+            request = retrieval_pb2.SearchRequest(query="text", collection={"name": "docs"})
+            for call in [search(request, timeout=0.5) for _ in range(10)]:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(process.join) == 0
+        assert time.monotonic() - began < 5
