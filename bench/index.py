@@ -140,7 +140,7 @@ async def _searches(store: Store, made: Collection, held: F32, queries: F32) -> 
     for query in queries:
         exact = {f"d{place}" for place in np.argpartition(-(held @ query), _COUNT)[:_COUNT]}
         began = time.perf_counter()
-        found = await store.search(made, query, _COUNT, "", "", _BUDGET_S)
+        found = await store.search(made, query, _COUNT, None, "", _BUDGET_S)
         taken.append((time.perf_counter() - began) * 1e3)
         recalls.append(len(exact & {candidate.id for candidate in found.candidates}) / _COUNT)
     case, spread = f"{len(held)}", (min(taken), max(taken))

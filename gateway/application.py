@@ -21,6 +21,8 @@ from gateway.keys import Keyspace
 from gateway.memo import Memo
 from gateway.pipeline import Pipeline
 from gateway.redis_client import RedisClient
+from gateway.redis_faults import FaultLog
+from gateway.redis_url import RedisUrl
 from gateway.remote_cache import RemoteCache, RemoteCacheSettings
 from gateway.rerank_servicer import RerankServicer
 from gateway.reranker import Reranker
@@ -63,7 +65,8 @@ class Gateway:
         self._rerank_pool = RerankPool(self._rerank_channel, settings.workers_timeout_seconds)
 
         cache_url = settings.cache_url or settings.redis_url
-        self._cache_client = RedisClient(cache_url, _WRITE_TIMEOUT_S) if cache_url else None
+        cache_faults = FaultLog("cache", "GATEWAY_CACHE_URL" if settings.cache_url else "GATEWAY_REDIS_URL")
+        self._cache_client = self._redis(cache_url, _WRITE_TIMEOUT_S, cache_faults)
         self._remote = self._remote_cache(self._cache_client, signals) if self._cache_client else None
         local_bytes = settings.cache_local_bytes // 2
         self._frames = Frames(settings.cache_local_bytes - local_bytes)
@@ -82,14 +85,14 @@ class Gateway:
         self._reranker = Reranker(self._rerank_pool, self._score_memo, keyspace, settings.rerank_split_bytes)
 
         index_url = settings.index_url or settings.redis_url
-        self._index_client = RedisClient(index_url, settings.index_timeout_ms / 1e3) if index_url else None
-        self._index_writer = RedisClient(index_url, _INDEX_WRITE_TIMEOUT_S) if index_url else None
+        faults = FaultLog("index", "GATEWAY_INDEX_URL" if settings.index_url else "GATEWAY_REDIS_URL")
+        self._index_client = self._redis(index_url, settings.index_timeout_ms / 1e3, faults)
+        self._index_writer = self._redis(index_url, _INDEX_WRITE_TIMEOUT_S, faults)
         self._index = self._build_index()
         budget = BudgetSettings(
             timeout_s=settings.search_timeout_seconds,
             embed_share=settings.search_embed_share,
             retrieve_share=settings.search_retrieve_share,
-            retrieve_timeout_s=settings.index_timeout_ms / 1e3,
         )
         self._pipeline = Pipeline(
             self._embedder,
@@ -101,6 +104,10 @@ class Gateway:
             signals,
         )
         self._background: list[asyncio.Task[None]] = []
+
+    @staticmethod
+    def _redis(url: RedisUrl | None, timeout_s: float, faults: FaultLog) -> RedisClient | None:
+        return RedisClient(url.get_secret_value(), timeout_s, faults) if url else None
 
     def _remote_cache(self, client: RedisClient, signals: Signals) -> RemoteCache:
         settings = self._settings
@@ -174,6 +181,5 @@ class Gateway:
             await self._remote.close()
         await self._embed_channel.close()
         await self._rerank_channel.close()
-        for client in (self._cache_client, self._index_client, self._index_writer):
-            if client is not None:
-                await client.close()
+        clients = (self._cache_client, self._index_client, self._index_writer)
+        await asyncio.gather(*(client.close() for client in clients if client is not None))

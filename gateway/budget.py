@@ -16,7 +16,6 @@ class BudgetSettings:
     timeout_s: float
     embed_share: float
     retrieve_share: float
-    retrieve_timeout_s: float
 
 
 class Budget:
@@ -39,7 +38,7 @@ class Budget:
 
     def retrieve_s(self) -> float:
         """Seconds for the retrieve stage."""
-        return min(self._settings.retrieve_timeout_s, self._settings.retrieve_share * self._left())
+        return self._settings.retrieve_share * self._left()
 
     def rerank(self) -> float:
         """Deadline of the rerank stage: all that is left."""

@@ -1,20 +1,31 @@
 """Single-flight: what several callers want at the same time is computed once.
 
 A flight is one task that resolves a set of keys. It belongs to nobody: it runs on while at least one caller waits for
-one of its keys, so a caller that gives up takes nothing from the others, and the last one to give up ends it.
+one of its keys, so a caller that gives up takes nothing from the others, and the last one to give up ends it. Its
+failure is that of all who wait for it, unless only its first caller's time or request was at fault.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from enum import Enum
 from typing import Any, Generic, TypeVar
+
+import grpc
+
+from services.runtime.errors import DeadlineTooShort, Problem
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+# Failures of what computes the answer: to ask again for the next caller would only make the callers wait in turn.
+_EVERYBODYS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL}
+
 
 class _Flight(Generic[K, V]):
-    def __init__(self, keys: Sequence[K]) -> None:
+    def __init__(self, keys: Sequence[K], ends_at: float) -> None:
         loop = asyncio.get_running_loop()
+        self.ends_at = ends_at
         self.results: dict[K, asyncio.Future[V]] = {key: loop.create_future() for key in keys}
         self.waiters = 0
         self.task: asyncio.Task[None]
@@ -38,28 +49,34 @@ class Flights(Generic[K, V]):
         """The values of distinct keys.
 
         `work(own, resolve)` is run for the keys that no flight is computing yet; it calls `resolve` once for each, or
-        raises. Keys in flight are waited for; where their flight fails (its caller may have had less time), they are
-        asked for again. Raises TimeoutError after `timeout_s`, and what `work` raised.
+        raises. Keys in flight are waited for, and fail with their flight. They are asked for again, by all who wait for
+        them together, where the flight's first caller had less time, or once where its request may have been at fault.
+        Raises TimeoutError after `timeout_s`, and what `work` raised.
         """
         loop = asyncio.get_running_loop()
-        ends_at = None if timeout_s is None else loop.time() + timeout_s
+        ends_at = math.inf if timeout_s is None else loop.time() + timeout_s
         found: dict[K, V] = {}
         wanted = list(keys)
+        blamed = False  # a first caller's request, once
         while wanted:
             joined = {key: self._by_key[key] for key in wanted if key in self._by_key}
             own = [key for key in wanted if key not in joined]
             flights = dict(joined)
             if own:
-                mine = self._launch(own, work)
+                mine = self._launch(own, work, ends_at)
                 flights.update((key, mine) for key in own)
-            await self._wait(flights, None if ends_at is None else ends_at - loop.time())
+            await self._wait(flights, None if ends_at == math.inf else ends_at - loop.time())
             wanted = []
             for key, flight in flights.items():
-                future = flight.results[key]
-                if key in joined and (future.cancelled() or future.exception() is not None):
-                    wanted.append(key)
-                else:
-                    found[key] = future.result()
+                result = flight.results[key]
+                match _blame(result) if key in joined else None:
+                    case _Blame.TIME if flight.ends_at < ends_at:
+                        wanted.append(key)
+                    case _Blame.REQUEST if not blamed:
+                        wanted.append(key)
+                    case _:
+                        found[key] = result.result()
+            blamed = blamed or any(_blame(flights[key].results[key]) is _Blame.REQUEST for key in wanted)
         return found
 
     async def _wait(self, flights: dict[K, _Flight[K, V]], timeout_s: float | None) -> None:
@@ -78,8 +95,8 @@ class Flights(Generic[K, V]):
                     self._forget(flight)
                     flight.task.cancel()
 
-    def _launch(self, keys: Sequence[K], work: Work[K, V]) -> _Flight[K, V]:
-        flight: _Flight[K, V] = _Flight(keys)
+    def _launch(self, keys: Sequence[K], work: Work[K, V], ends_at: float) -> _Flight[K, V]:
+        flight: _Flight[K, V] = _Flight(keys, ends_at)
 
         async def fly() -> None:
             try:
@@ -112,9 +129,35 @@ class Flights(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._by_key)
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait."""
+        return sum(flight.waiters for flight in set(self._by_key.values()))
+
     async def close(self) -> None:
         """End all flights."""
         tasks = {flight.task for flight in self._by_key.values()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Blame(Enum):
+    """What of its first caller may have failed a flight."""
+
+    TIME = 1
+    REQUEST = 2
+
+
+def _blame(result: asyncio.Future[Any]) -> _Blame | None:
+    """None where it succeeded, or failed for everybody."""
+    error = asyncio.CancelledError() if result.cancelled() else result.exception()
+    match error:
+        case None:
+            return None
+        case DeadlineTooShort():
+            return _Blame.TIME
+        case Problem() if error.code in _EVERYBODYS:
+            return None
+        case _:
+            return _Blame.REQUEST

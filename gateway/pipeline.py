@@ -82,8 +82,7 @@ class Pipeline:
         if self._index is None:
             raise no_redis()
         collection = await self._index.catalogue.resolve(name)
-        if job.filter:
-            await self._index.catalogue.check_filter("collection.filter", job.filter)
+        filter_ = await self._index.catalogue.filter("collection.filter", job.filter) if job.filter else None
         query = EmbedJob([job.query], embed_pb2.INPUT_TYPE_QUERY, job.instruction, priority=job.priority)
         with Timer() as timer, self._stage(names.EMBEDDINGS):
             try:
@@ -98,7 +97,7 @@ class Pipeline:
         with Timer() as timer, self._stage(names.RETRIEVAL):
             with self._signals.span(names.INDEX_SEARCH, {names.TOP_K: job.candidates}) as span:
                 found = await self._index.store.search(
-                    collection, vector, wanted, job.filter, "collection.filter", budget.retrieve_s()
+                    collection, vector, wanted, filter_, "collection.filter", budget.retrieve_s()
                 )
                 span.set_attribute(names.ITEMS, len(found.candidates))
             missing = found.missing_shards
@@ -112,8 +111,18 @@ class Pipeline:
         result.retrieve_ms = timer.ms
         missing = max(missing, read.missing_shards)
         if missing:
-            message = f"{missing} of {len(collection.tags)} shards did not answer; their documents are missing here."
-            result.degradations.append(Degradation(Stage.RETRIEVE, "SHARD_UNAVAILABLE", message))
+            reason, what = "SHARD_UNAVAILABLE", "did not answer"
+            if found.overloaded:
+                reason, what = "RETRIEVE_OVERLOADED", "could not be asked in time, since too much is asked at once"
+            message = f"{missing} of {len(collection.tags)} shards {what}; their documents are missing here."
+            result.degradations.append(Degradation(Stage.RETRIEVE, reason, message))
+        lost = max(found.incomplete_shards, int(read.damaged))
+        if lost:
+            message = (
+                f"{lost} of {len(collection.tags)} shards have lost documents or parts of them. Upsert the "
+                "collection's documents again."
+            )
+            result.degradations.append(Degradation(Stage.RETRIEVE, "SHARD_INCOMPLETE", message))
         # A document may have been removed since its vector was found.
         near = [(read.documents[one.id], one.cosine) for one in found.candidates if one.id in read.documents]
         if self._oversample > 1:

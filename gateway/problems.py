@@ -23,6 +23,17 @@ def wrong_model(collection: Collection, serving: common_pb2.ModelIdentity) -> Pr
     )
 
 
+class _DataLoss(Problem):
+    code, reason = grpc.StatusCode.DATA_LOSS, "DOCUMENT_LOST"
+
+
+def document_lost(id_: str) -> Problem:
+    """Parts of a document are gone from the index, or it may be one of those that are gone altogether."""
+    return _DataLoss(
+        f'Document "{id_}" is not whole in the index, or may be among documents that it has lost. Upsert it again.'
+    )
+
+
 def placed(status: status_pb2.Status, field: str) -> status_pb2.Status:
     """An item's error from a worker, under the field path that the item has in our caller's request."""
     for detail in status.details:

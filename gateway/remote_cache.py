@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from redis.exceptions import ResponseError
-
 from gateway.breaker import Breaker
-from gateway.redis_client import RedisClient, Unreachable
+from gateway.redis_client import QueueTimeoutError, RedisClient, Unreachable
+from gateway.redis_faults import fault_of
 from gateway.signals import Signals
 
 _READ_CHUNK = 256  # keys in one MGET: a larger reply would hold the event loop for longer than half a millisecond
 _WRITE_CHUNK = 64
-_READS_AT_ONCE = 32
 _TTL_JITTER = 0.1
+_PROBE = b"winnow:probe"
 
 log = logging.getLogger(__name__)
 
@@ -44,59 +43,50 @@ class RemoteCache:
         # Reads and writes fail apart: a Redis that is full or read-only still answers reads.
         self._reads = Breaker(settings.breaker_failures, settings.breaker_rest_s)
         self._writes = Breaker(settings.breaker_failures, settings.breaker_rest_s)
-        self._reading: set[asyncio.Task[list[bytes | None]]] = set()
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()
         self._writer: asyncio.Task[None] | None = None
+        self._first_look: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the writer, and connect in the background."""
         self._writer = asyncio.create_task(self._write_forever(), name="cache-writer")
-        self._launch([])
+        self._first_look = asyncio.create_task(self._look(), name="cache-look")
+
+    async def _look(self) -> None:
+        """Connects, and runs what the cache runs, without effect: the client says in the log what is not allowed."""
+        with suppress(*Unreachable):
+            await self._client.commands([("SET", _PROBE, "", "XX", "EX", 1)])
+            await self._client.get_many([_PROBE])
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key, None where there is none or Redis did not answer in time. Never raises."""
         nothing: list[bytes | None] = [None] * len(keys)
-        if not keys or len(self._reading) >= _READS_AT_ONCE or not self._reads.allow():
+        if not keys or not self._reads.allow():
             return nothing
-        task = self._launch(keys)
-        await asyncio.wait({task}, timeout=self._settings.patience_s)
-        if not task.done():
-            # It runs on, up to the connection's own timeout: cancelling it would cost the connection.
-            self._read_failed("timeout")
-            return nothing
-        return nothing if task.cancelled() or task.exception() else task.result()
-
-    def _launch(self, keys: Sequence[bytes]) -> asyncio.Task[list[bytes | None]]:
-        task = asyncio.create_task(self._read(keys), name="cache-read")
-        self._reading.add(task)
-        task.add_done_callback(self._read_done)
-        return task
-
-    async def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        await self._client.connect()
         chunks = [keys[start : start + _READ_CHUNK] for start in range(0, len(keys), _READ_CHUNK)]
-        replies = await asyncio.gather(*(self._client.get_many(chunk) for chunk in chunks))
+        try:
+            replies = await asyncio.gather(
+                *(self._client.get_many(chunk, self._settings.patience_s) for chunk in chunks)
+            )
+        except Unreachable as error:
+            self._failed("read", self._reads, error)
+            return nothing
+        except Exception:
+            log.exception("cache read failed")
+            return nothing
+        self._reads.success()
         return [value for reply in replies for value in reply]
 
-    def _read_done(self, task: asyncio.Task[list[bytes | None]]) -> None:
-        self._reading.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            self._reads.success()
-        elif isinstance(error, Unreachable):
-            self._read_failed(type(error).__name__)
+    def _failed(self, operation: str, breaker: Breaker, error: Exception) -> None:
+        if isinstance(error, QueueTimeoutError):  # Redis is well: we ask too much at once
+            self._signals.cache_error(operation, type(error).__name__)
         else:
-            log.error("cache read failed", exc_info=error)
-
-    def _read_failed(self, kind: str) -> None:
-        self._reads.failure()
-        self._signals.cache_error("read", kind)
+            breaker.failure()
+            self._signals.cache_error(operation, fault_of(error))
 
     def write(self, key: bytes, value: bytes) -> None:
         """Store a value soon, or drop it where too many wait already. Never waits, never raises."""
@@ -130,17 +120,14 @@ class RemoteCache:
             return max(1, round(self._settings.ttl_s * random.uniform(1 - _TTL_JITTER, 1)))
 
         try:
-            async with asyncio.timeout(self._settings.write_timeout_s):
-                replies = await self._client.commands([("SET", key, value, "EX", ttl()) for key, value in batch])
+            replies = await self._client.commands(
+                [("SET", key, value, "EX", ttl()) for key, value in batch], budget_s=self._settings.write_timeout_s
+            )
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise reply
-        except ResponseError as error:  # full, read-only, no permission
-            self._writes.failure()
-            self._signals.cache_error("write", str(error).split(" ", 1)[0])
         except Unreachable as error:
-            self._writes.failure()
-            self._signals.cache_error("write", type(error).__name__)
+            self._failed("write", self._writes, error)
         except Exception:
             self._writes.failure()
             log.exception("cache write failed")
@@ -152,7 +139,7 @@ class RemoteCache:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await self.flush()
-        tasks = [*self._reading, *([self._writer] if self._writer else [])]
+        tasks = [task for task in (self._first_look, self._writer) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

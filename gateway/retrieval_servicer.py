@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.index.documents import Document, Outcome
 from gateway.index.index import Index
 from gateway.index.problems import no_redis
 from gateway.pipeline import Pipeline
+from gateway.problems import document_lost
 from gateway.search import Hit, SearchJob, Stage
 from gateway.upsert import Offered, Upserted, Upserter
 from services.runtime import deadline
@@ -166,8 +167,8 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     ) -> retrieval_pb2.GetDocumentsResponse:
         """Reads documents, in the order of the ids."""
         collection = await self._collection(request.collection, request.ids)
-        documents = await self._index.store.get(collection, list(dict.fromkeys(request.ids)))
-        return retrieval_pb2.GetDocumentsResponse(results=[_got(wanted, documents) for wanted in request.ids])
+        documents, lost = await self._index.store.get(collection, list(dict.fromkeys(request.ids)))
+        return retrieval_pb2.GetDocumentsResponse(results=[_got(wanted, documents, lost) for wanted in request.ids])
 
     async def _collection(self, collection: str, ids: Sequence[str]) -> Collection:
         """The collection of a request on some documents."""
@@ -299,10 +300,11 @@ def _upserted(result: Upserted) -> retrieval_pb2.UpsertResult:
     )
 
 
-def _got(wanted: str, documents: dict[str, Document]) -> retrieval_pb2.GetDocumentResult:
+def _got(wanted: str, documents: Mapping[str, Document], lost: Set[str]) -> retrieval_pb2.GetDocumentResult:
     document = documents.get(wanted)
     if document is None:
-        return retrieval_pb2.GetDocumentResult(error=to_status(NotFound("document", wanted)))
+        problem = document_lost(wanted) if wanted in lost else NotFound("document", wanted)
+        return retrieval_pb2.GetDocumentResult(error=to_status(problem))
     wire = retrieval_pb2.Document(id=document.id, text=document.text, metadata_json=document.metadata)
     return retrieval_pb2.GetDocumentResult(document=wire)
 

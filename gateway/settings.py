@@ -1,11 +1,11 @@
 """Settings of the gateway, from GATEWAY_* variables."""
 
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from gateway.redis_url import RedisUrl
 from services.runtime.channel import ChannelSettings
 from services.runtime.settings import (
     Listen,
@@ -18,23 +18,19 @@ from services.runtime.settings import (
 )
 from winnow.common.v1 import common_pb2
 
-_SCHEMES = {"redis", "rediss", "redis+cluster", "rediss+cluster", "unix"}
-
 
 def _redis_url(value: object) -> object:
     value = blank_is_none(value)
-    if isinstance(value, str) and urlsplit(value).scheme not in _SCHEMES:
-        raise ValueError(f"must begin with one of {', '.join(sorted(f'{scheme}://' for scheme in _SCHEMES))}")
-    return value
+    return RedisUrl(value) if isinstance(value, str) else value
 
 
-RedisUrl = Annotated[str | None, BeforeValidator(_redis_url)]
+OptionalUrl = Annotated[RedisUrl | None, BeforeValidator(_redis_url)]
 
 
 class GatewaySettings(ProcessSettings):
     """What the gateway can be told."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_")
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", arbitrary_types_allowed=True)
 
     listen: Listen = Field("[::]:50050", description="address of the gRPC port; port 0 takes a free one")
     metrics_listen: OptionalListen = Field("[::]:9090", description="address of the Prometheus endpoint; empty: none")
@@ -52,11 +48,11 @@ class GatewaySettings(ProcessSettings):
     workers_timeout_seconds: float = Field(300.0, gt=0, description="longest wait for a worker, whatever the deadline")
     model_refresh_seconds: float = Field(10.0, gt=0, description="how often the workers are asked for their model")
 
-    redis_url: RedisUrl = Field(
+    redis_url: OptionalUrl = Field(
         None, description="Redis of cache and index: redis://, rediss://, unix://, redis+cluster://; empty: none"
     )
-    cache_url: RedisUrl = Field(None, description="Redis or Valkey of the cache alone; empty: GATEWAY_REDIS_URL")
-    index_url: RedisUrl = Field(None, description="Redis 8 of the collections alone; empty: GATEWAY_REDIS_URL")
+    cache_url: OptionalUrl = Field(None, description="Redis or Valkey of the cache alone; empty: GATEWAY_REDIS_URL")
+    index_url: OptionalUrl = Field(None, description="Redis 8 of the collections alone; empty: GATEWAY_REDIS_URL")
 
     cache_ttl_seconds: int = Field(30 * 86400, ge=1, description="life of an entry, shortened by up to a tenth")
     cache_patience_ms: float = Field(10.0, gt=0, description="longest that a look-up in Redis holds up an answer")
@@ -69,7 +65,7 @@ class GatewaySettings(ProcessSettings):
     )
     score_cache: bool = Field(True, description="cache rerank scores too")
 
-    index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for a shard in a search")
+    index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for the answer of a shard that was asked")
     index_effort: int = Field(
         300,
         ge=1,

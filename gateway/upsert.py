@@ -11,11 +11,11 @@ from gateway.embedder import Embedder, EmbedJob, vectors
 from gateway.entries import VectorEntry
 from gateway.index.catalogue import Collection
 from gateway.index.documents import Digest, Document, Outcome
-from gateway.index.store import ChangedMeanwhileError, Store, Write
+from gateway.index.store import ChangedMeanwhileError, Known, Store, Write
 from gateway.patience import is_for_item, patiently
 from gateway.problems import placed, wrong_model
 from gateway.rollout import WrongModelError
-from services.runtime.errors import NotReady, Problem, UpstreamUnavailable, to_status
+from services.runtime.errors import NotFound, NotReady, Problem, UpstreamUnavailable, to_status
 from services.runtime.streams import in_completion_order, until
 from winnow.common.v1 import common_pb2
 
@@ -125,7 +125,11 @@ class Upserter:
         left = list(group)
         for _ in range(_WRITE_TRIES):
             ids = [offered.document.id for offered in left]
-            known = await patiently(lambda ids=ids: self._store.digests(collection, ids), self._outage_s)  # type: ignore[misc]
+            try:
+                known = await patiently(lambda ids=ids: self._store.look(collection, ids), self._outage_s)  # type: ignore[misc]
+            except NotFound as gone:  # the collection was removed under the stream
+                results.update((id_, Upserted(id_, error=to_status(gone))) for id_ in ids)
+                break
             writes = await self._writes(collection, left, known, results)
             outcomes = await self._write(collection, writes)
             for write, outcome in zip(writes, outcomes, strict=True):
@@ -139,14 +143,16 @@ class Upserter:
                         pass  # look again
             left = [offered for offered in left if offered.document.id not in results]
             if not left:
-                return [results[offered.document.id] for offered in group]
-        raise UpstreamUnavailable("index", "has other writers changing the same documents")
+                break
+        else:
+            raise UpstreamUnavailable("index", "has other writers changing the same documents")
+        return [results[offered.document.id] for offered in group]
 
     async def _writes(
         self,
         collection: Collection,
         group: Sequence[Offered],
-        known: dict[str, Digest | None],
+        known: dict[str, Known],
         results: dict[str, Upserted],
     ) -> list[Write]:
         """What has to be written; documents that need no writing, or cannot be embedded, are put into `results`."""
@@ -154,13 +160,14 @@ class Upserter:
         new: list[tuple[Offered, Digest]] = []
         for offered in group:
             document, digest = offered.document, Digest.of(offered.document)
-            old = known[document.id]
+            seen = known[document.id]
+            old = seen.digest if seen.whole else None  # of which a part is lost, that is written again
             if old is not None and old.same(digest) and self._store.confirms:
-                writes.append(Write(document, old, None))
+                writes.append(Write(document, old, None, seen))
             elif old is not None and old.same(digest):
                 results[document.id] = Upserted(document.id, Outcome.UNCHANGED, truncated=old.truncated)
             elif old is not None and old.text == digest.text:
-                writes.append(Write(document, replace(digest, truncated=old.truncated), None))
+                writes.append(Write(document, replace(digest, truncated=old.truncated), None, seen))
             else:
                 new.append((offered, digest))
         if not new:
@@ -183,7 +190,7 @@ class Upserter:
                 stored.append((offered, digest, answer.entry))
         rows = vectors([entry for _, _, entry in stored], collection.dimensions)
         writes += [
-            Write(offered.document, replace(digest, truncated=entry.truncated), row)
+            Write(offered.document, replace(digest, truncated=entry.truncated), row, known[offered.document.id])
             for (offered, digest, entry), row in zip(stored, rows, strict=True)
         ]
         return writes

@@ -27,6 +27,8 @@ from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 # Taken off the caller's deadline for the way back, so that the worker gives up first and our answer still arrives.
 _MARGIN_S = 0.005
 _KNOWN_MODELS = 8
+# Longest that a worker may take to name its model: it has it at hand.
+_MODEL_TIMEOUT_S = 5.0
 # Asking a pool in which two models answer by turns for one of them: how often until we give up.
 _MODEL_TRIES = 8
 # A model that answered this long before the latest answer of any model is no longer served.
@@ -57,14 +59,12 @@ class Pool(Generic[M]):
         self._models: dict[str, M] = {}
         self._seen_at: dict[str, float] = {}
         self._current: M | None = None
-        self._asking = asyncio.Lock()
+        self._asking: asyncio.Task[M] | None = None
 
     async def model(self, deadline: float | None = None) -> M:
         """The model that answered last. UpstreamUnavailable where no worker ever answered."""
         if self._current is None:
-            async with self._asking:
-                if self._current is None:
-                    await self.refresh(deadline)
+            await self.refresh(deadline)
         assert self._current is not None
         return self._current
 
@@ -79,8 +79,26 @@ class Pool(Generic[M]):
         return fingerprint in self._models and self._seen_at[fingerprint] > max(self._seen_at.values()) - _ROLLOUT_S
 
     async def refresh(self, deadline: float | None = None) -> None:
-        """Ask a worker for its model."""
-        self._remember(await self._call(self._get_model, deadline))
+        """Ask a worker for its model. All who come while one is asked wait for the same answer, or failure."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(), name="get-model")
+            self._asking.add_done_callback(self._asked)
+        asking = self._asking
+        left = None if deadline is None else deadline - asyncio.get_running_loop().time() - _MARGIN_S
+        await asyncio.wait({asking}, timeout=left)
+        if not asking.done():
+            raise DeadlineTooShort
+        if asking.cancelled():
+            raise UpstreamUnavailable(self.what)
+        self._remember(asking.result())
+
+    async def _ask(self) -> M:
+        return await self._call(self._get_model, None, min(self._timeout_s, _MODEL_TIMEOUT_S))
+
+    def _asked(self, asking: asyncio.Task[M]) -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # retrieved: those who wanted it may be gone
 
     async def watch(self, every_s: float) -> None:
         """Ask again and again, for as long as this task lives: a full cache would hide a model change from us."""
@@ -120,9 +138,11 @@ class Pool(Generic[M]):
             del self._seen_at[next(iter(self._models))]
             del self._models[next(iter(self._models))]
 
-    async def _call(self, call: Callable[[float], Awaitable[Reply]], deadline: float | None) -> Reply:
+    async def _call(
+        self, call: Callable[[float], Awaitable[Reply]], deadline: float | None, most_s: float | None = None
+    ) -> Reply:
         """`call(timeout_s)` within the deadline (`loop.time()`), its failure as the Problem it is for our caller."""
-        timeout_s = self._timeout_s
+        timeout_s = most_s = most_s or self._timeout_s
         if deadline is not None:
             left = deadline - asyncio.get_running_loop().time() - _MARGIN_S
             if left <= 0:
@@ -132,7 +152,7 @@ class Pool(Generic[M]):
             return await call(timeout_s)
         except grpc.aio.AioRpcError as error:
             problem = self._retell(from_rpc_error(error, self.what))
-            if isinstance(problem, DeadlineTooShort) and timeout_s == self._timeout_s:
+            if isinstance(problem, DeadlineTooShort) and timeout_s == most_s:
                 problem = UpstreamUnavailable(self.what, f"had no answer within {timeout_s:g} s")
             raise problem from error
 

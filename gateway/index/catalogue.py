@@ -1,7 +1,8 @@
 """Which collections there are, what each was built with, and the aliases that point at them.
 
-All of it lies under one hash tag, so that creating, removing and switching are atomic. Keys of a collection are removed
-after its name; the trash remembers them until that is done, whoever dies in between.
+All of it lies under one hash tag, so that creating, removing and switching are atomic. Keys of a collection are made
+before its name and removed after it; the trash remembers them until that is done, whoever dies in between. How a change
+bears being sent twice, or late, stands in `scripts`.
 """
 
 import itertools
@@ -14,24 +15,27 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 
-from redis.exceptions import ResponseError
-
 from gateway.index import scripts
-from gateway.index.problems import index_problem, no_vector_sets
-from gateway.redis_client import RedisClient, Unreachable
-from services.runtime.errors import AlreadyExists, InvalidField, NotFound, Problem
+from gateway.index.documents import OPERATION_BYTES
+from gateway.index.filters import Filter, FilterError, translate
+from gateway.index.problems import index_problem
+from gateway.redis_client import Command, RedisClient, Unreachable
+from services.runtime.errors import AlreadyExists, InvalidField, NotFound, Problem, UpstreamUnavailable
 
 _COLLECTIONS = "winnow:i:{catalogue}:collections"
 _ALIASES = "winnow:i:{catalogue}:aliases"
 _TRASH = "winnow:i:{catalogue}:trash"
+_ALIASES_VERSION = "winnow:i:{catalogue}:aliases-version"  # the last operation that changed one
 _PROBE = "winnow:i:{catalogue}:probe"
+_SHARD_PARTS = "cvthd"
 _SHARDS_PER_MASTER = 3
 # Of a node of the graph to others (M); on its lowest level twice as many. Twice Redis' default: searches find as much
 # with less than half the effort.
 _LINKS, _LINKS_ONCE = 32, 16
 _SPREAD_TRIES = 10_000
-# A creation that has not ended after this long never will.
-_CREATION_S = 60.0
+# A creation that takes longer than this begins again: its keys may have been removed.
+_CREATION_S = 60
+_TRIES = 5
 
 log = logging.getLogger("winnow.index")
 
@@ -89,8 +93,18 @@ class Collection:
 
 
 def shard_key(tag: str, part: str) -> str:
-    """A key of a shard: part "c", "v", "t" or "h"."""
+    """A key of a shard: part "c", "v", "t", "h" or "d"."""
     return f"winnow:i:{{{tag}}}:{part}"
+
+
+def shard_keys(tag: str) -> list[str]:
+    """All keys of a shard, as scripts take them."""
+    return [shard_key(tag, part) for part in _SHARD_PARTS]
+
+
+def new_operation() -> bytes:
+    """A random id for one change."""
+    return secrets.token_bytes(OPERATION_BYTES)
 
 
 @contextmanager
@@ -133,17 +147,21 @@ class Catalogue:
         if policy.startswith("allkeys"):
             log.warning("maxmemory-policy %s lets Redis evict collections; use volatile-lfu or noeviction", policy)
 
-    async def check_filter(self, field: str, expression: str) -> None:
-        """Raises InvalidField, naming `field`, where a filter does not parse: empty shards would not tell."""
+    async def filter(self, field: str, expression: str) -> Filter:
+        """The filter of an expression. Raises InvalidField, naming `field`, where it does not parse.
+
+        Redis is asked here, with a set of its own: the shards say nothing against a filter while they are empty.
+        """
         try:
-            await self._client.command("VSIM", _PROBE, "VALUES", 1, 1, "COUNT", 1, "FILTER", expression)
-        except ResponseError as error:
-            if "FILTER" in str(error):
-                raise InvalidField(field, str(error)) from None
-            if "unknown command" in str(error):
-                raise no_vector_sets() from None
+            wanted = translate(expression)
+            error = await self._client.command("EVAL", scripts.PROBE, 1, _PROBE, wanted.redis)
+        except FilterError as wrong:
+            raise InvalidField(field, str(wrong)) from None
         except Unreachable:
-            return  # the node of the catalogue is down: the shards will tell
+            return wanted  # the node of the catalogue is down: the shards will tell
+        if b"FILTER" in error:
+            raise InvalidField(field, wanted.refused(error.decode("utf-8", "replace")))
+        return wanted
 
     async def create(
         self, name: str, model: BuiltWith, dimensions: int, quantization: Quantization, shards: int | None
@@ -152,18 +170,27 @@ class Catalogue:
         with told():
             await self.require()
             await self._sweep()
-            uid = secrets.token_hex(8)
-            tags = self._tags(uid, shards or (1 if self._client.masters == 1 else self._default_shards()))
-            made = Collection(name, uid, model, dimensions, quantization, tags, _LINKS, time.time_ns())
-            await self._client.command("HSET", _TRASH, uid, _trash(tags, time.time() + _CREATION_S))
-            await self._all([("SET", shard_key(tag, "c"), made.pack()) for tag in tags])
-            done = await self._client.command(
-                "EVAL", scripts.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, name, uid, made.pack()
+            for _ in range(_TRIES):
+                uid = secrets.token_hex(8)
+                tags = self._tags(uid, shards or (1 if self._client.masters == 1 else self._default_shards()))
+                made = Collection(name, uid, model, dimensions, quantization, tags, _LINKS, time.time_ns())
+                done = await self._create(made)
+                if done == 1:
+                    return made
+                await _drop(self._client, uid, tags)
+                if done == 0:
+                    raise AlreadyExists("collection or alias", name)
+        raise UpstreamUnavailable("index", "is too slow to create a collection")
+
+    async def _create(self, made: Collection) -> int:
+        """Makes the shards, then the name; the answer is that of `scripts.CREATE`."""
+        await self._client.command("EVAL", scripts.BEGIN, 1, _TRASH, made.uid, json.dumps(made.tags), _CREATION_S)
+        await _mark(self._client, made.uid, made.tags)
+        return int(
+            await self._client.command(
+                "EVAL", scripts.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, made.name, made.uid, made.pack()
             )
-            if not done:
-                await self._drop(uid, tags)
-                raise AlreadyExists("collection or alias", name)
-        return made
+        )
 
     def _default_shards(self) -> int:
         return _SHARDS_PER_MASTER * self._client.masters
@@ -221,10 +248,11 @@ class Catalogue:
             packed = await self._client.command("HGET", _COLLECTIONS, name)
             if packed is None:
                 raise NotFound("collection", name)
-            collection = Collection.unpack(name, packed)
-            entry = _trash(collection.tags, time.time())
+            collection, operation = Collection.unpack(name, packed), new_operation()
+            keys = (_COLLECTIONS, _ALIASES, _TRASH, _ALIASES_VERSION, _answer(operation))
+            tags = json.dumps(collection.tags)
             done = await self._client.command(
-                "EVAL", scripts.REMOVE, 3, _COLLECTIONS, _ALIASES, _TRASH, name, collection.uid, entry
+                "EVAL", scripts.REMOVE, len(keys), *keys, name, packed, collection.uid, tags, operation
             )
             if not done:
                 raise NotFound("collection", name)
@@ -232,9 +260,7 @@ class Catalogue:
 
     async def set_alias(self, alias: str, collection: str) -> None:
         """Points an alias at a collection; NotFound, or AlreadyExists where a collection has the alias's name."""
-        with told():
-            await self.require()
-            done = await self._client.command("EVAL", scripts.SET_ALIAS, 2, _COLLECTIONS, _ALIASES, alias, collection)
+        done = await self._change_alias(scripts.SET_ALIAS, (_COLLECTIONS, _ALIASES), (alias, collection))
         if done == -1:
             raise AlreadyExists("collection", alias)
         if done == 0:
@@ -242,32 +268,65 @@ class Catalogue:
 
     async def delete_alias(self, alias: str) -> None:
         """Removes an alias; NotFound where there is none."""
+        if not await self._change_alias(scripts.DELETE_ALIAS, (_ALIASES,), (alias,)):
+            raise NotFound("alias", alias)
+
+    async def _change_alias(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> int:
+        """Runs a change that builds on the aliases as they are now: a late one finds them changed, and is refused."""
         with told():
             await self.require()
-            if not await self._client.command("HDEL", _ALIASES, alias):
-                raise NotFound("alias", alias)
+            for _ in range(_TRIES):
+                seen = await self._client.command("GET", _ALIASES_VERSION) or b""
+                operation = new_operation()
+                all_keys = (*keys, _ALIASES_VERSION, _answer(operation))
+                done = await self._client.command("EVAL", script, len(all_keys), *all_keys, *arguments, operation, seen)
+                if done != scripts.CHANGED:
+                    return int(done)
+        raise UpstreamUnavailable("index", "has other writers changing its aliases")
 
     async def _sweep(self) -> None:
         """Remove the keys of collections that are gone. What cannot be reached now is left for the next time."""
-        trash: dict[bytes, bytes] = await self._client.command("HGETALL", _TRASH)
-        for uid, packed in trash.items():
-            entry = json.loads(packed)
-            if entry["after"] > time.time():
-                continue
+        claimed = await self._client.command("EVAL", scripts.CLAIM, 2, _TRASH, _COLLECTIONS)
+        for uid, entry in zip(claimed[::2], claimed[1::2], strict=True):
             try:
-                await self._drop(uid.decode(), entry["tags"])
+                await _drop(self._client, uid.decode(), json.loads(entry)["tags"])
             except Unreachable as error:
                 log.warning("a removed collection is not yet cleaned up: %s", type(error).__name__)
 
-    async def _drop(self, uid: str, tags: Sequence[str]) -> None:
-        await self._all([("UNLINK", *(shard_key(tag, part) for part in "cvth")) for tag in tags])
-        await self._client.command("HDEL", _TRASH, uid)
 
-    async def _all(self, commands: Sequence[tuple[str, ...]]) -> None:
-        for reply in await self._client.commands(commands):
-            if isinstance(reply, Exception):
-                raise reply
+async def restore(client: RedisClient, collection: Collection, tags: Sequence[str]) -> None:
+    """Makes the markers of shards that lost theirs. NotFound where the collection has been removed."""
+    with told():
+        await _still(client, collection)
+        await _mark(client, collection.uid, tags)
+        try:
+            await _still(client, collection)
+        except NotFound:  # removed in between: what was just made must not stay
+            await _drop(client, collection.uid, collection.tags)
+            raise
 
 
-def _trash(tags: Sequence[str], after: float) -> str:
-    return json.dumps({"tags": list(tags), "after": after})
+async def _still(client: RedisClient, collection: Collection) -> None:
+    packed = await client.command("HGET", _COLLECTIONS, collection.name)
+    if packed is None or Collection.unpack(collection.name, packed).uid != collection.uid:
+        raise NotFound("collection", collection.name)
+
+
+async def _mark(client: RedisClient, uid: str, tags: Sequence[str]) -> None:
+    await _all(client, [("EVAL", scripts.MARK, len(_SHARD_PARTS), *shard_keys(tag), uid) for tag in tags])
+
+
+async def _drop(client: RedisClient, uid: str, tags: Sequence[str]) -> None:
+    await _all(client, [("UNLINK", *shard_keys(tag)) for tag in tags])
+    await client.command("HDEL", _TRASH, uid)
+
+
+async def _all(client: RedisClient, commands: Sequence[Command]) -> None:
+    for reply in await client.commands(commands):
+        if isinstance(reply, Exception):
+            raise reply
+
+
+def _answer(operation: bytes) -> str:
+    """Where the answer to a change of the catalogue is kept for a while."""
+    return f"winnow:i:{{catalogue}}:answer:{operation.hex()}"

@@ -9,7 +9,12 @@ from typing import Any
 
 MAX_METADATA_BYTES = 64 << 10
 _MAX_DEPTH = 32
-_DIGEST_VERSION = 1
+_DIGEST_VERSION = 2
+_DIGEST_BYTES = 38
+OPERATION_BYTES = 8
+_RECORD_BYTES = _DIGEST_BYTES + OPERATION_BYTES + 1
+_DOCUMENT_VERSION = b"\xff\x01"  # no text begins so: 0xff is in no UTF-8
+_DOCUMENT_HEAD = len(_DOCUMENT_VERSION) + 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,22 @@ class Document:
     id: str
     text: str
     metadata: str = ""
+
+    def pack(self) -> bytes:
+        """Text and metadata as one value: both are read as of one version."""
+        metadata = self.metadata.encode()
+        return _DOCUMENT_VERSION + len(metadata).to_bytes(4) + metadata + self.text.encode()
+
+    @classmethod
+    def unpack(cls, id_: str, value: bytes | None) -> "Document | None":
+        """From bytes; None where there are none, or where they are nothing that `pack` gave."""
+        if value is None or not value.startswith(_DOCUMENT_VERSION) or len(value) < _DOCUMENT_HEAD:
+            return None
+        text = _DOCUMENT_HEAD + int.from_bytes(value[len(_DOCUMENT_VERSION) : _DOCUMENT_HEAD])
+        try:
+            return cls(id_, value[text:].decode(), value[_DOCUMENT_HEAD:text].decode()) if text <= len(value) else None
+        except UnicodeDecodeError:
+            return None
 
 
 class Outcome(Enum):
@@ -31,50 +52,65 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What is remembered of a document, to tell whether it changed."""
+    """What is remembered of a document, to tell whether it changed. `size`: bytes of the document when packed.
+
+    A stored record begins with it; the operation that wrote the document and its outcome follow (`scripts.WRITE`).
+    """
 
     text: bytes
     metadata: bytes
     truncated: bool = False
+    size: int = 0
 
     @classmethod
     def of(cls, document: Document) -> "Digest":
         """The digest of a document."""
-        return cls(_hash(document.text), _hash(document.metadata))
+        text, metadata = document.text.encode(), document.metadata.encode()
+        return cls(_hash(text), _hash(metadata), size=_DOCUMENT_HEAD + len(metadata) + len(text))
 
     def pack(self) -> bytes:
-        """As bytes."""
-        return bytes((_DIGEST_VERSION, self.truncated)) + self.text + self.metadata
+        """As bytes: version, truncated, size (4, big-endian), hashes of text and metadata (16 each)."""
+        return bytes((_DIGEST_VERSION, self.truncated)) + self.size.to_bytes(4) + self.text + self.metadata
 
     @classmethod
     def unpack(cls, value: bytes | None) -> "Digest | None":
         """From bytes; None where there are none, or from another version."""
-        if value is None or len(value) != 34 or value[0] != _DIGEST_VERSION:
+        if value is None or len(value) != _DIGEST_BYTES or value[0] != _DIGEST_VERSION:
             return None
-        return cls(value[2:18], value[18:34], bool(value[1]))
+        return cls(value[6:22], value[22:], bool(value[1]), int.from_bytes(value[2:6]))
+
+    @classmethod
+    def of_record(cls, record: bytes) -> "Digest | None":
+        """From a stored record; None where it is empty, foreign, or from another version."""
+        return cls.unpack(record[:_DIGEST_BYTES]) if len(record) == _RECORD_BYTES else None
 
     def same(self, other: "Digest") -> bool:
         """True where text and metadata are the same."""
         return self.text == other.text and self.metadata == other.metadata
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def metadata_error(metadata: str) -> str | None:
     """What is wrong with a metadata string, None where nothing is. It must be strict JSON: NaN is none."""
-    if not metadata:
-        return None
     if len(metadata.encode()) > MAX_METADATA_BYTES:
         return f"has more than {MAX_METADATA_BYTES} bytes of UTF-8; keep what is not filtered on elsewhere"
     try:
-        value = json.loads(metadata, parse_constant=_refuse, parse_float=_number, parse_int=_integer)
+        value = parse_metadata(metadata)
     except (ValueError, RecursionError) as error:
         return f"is not valid JSON: {error}" if isinstance(error, ValueError) else "is nested too deeply"
     if not isinstance(value, dict):
         return "is not a JSON object"
     return "is nested too deeply" if _depth(value) > _MAX_DEPTH else None
+
+
+def parse_metadata(metadata: str) -> Any:
+    """The JSON value of a metadata string, {} for none; every number is a float. Raises ValueError, RecursionError."""
+    if not metadata:
+        return {}
+    return json.loads(metadata, parse_constant=_refuse, parse_float=_number, parse_int=_integer)
 
 
 def _refuse(name: str) -> Any:

@@ -122,8 +122,8 @@ class PoolSaturated(_Busy):
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__("All replicas are full. Back off for the given delay, then retry.", retry_after_s)
+    def __init__(self, retry_after_s: float, what: str = "All replicas are full") -> None:
+        super().__init__(f"{what}. Back off for the given delay, then retry.", retry_after_s)
 
     @property
     def pushback_ms(self) -> int | None:

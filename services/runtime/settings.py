@@ -30,7 +30,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.runtime.auth import VISIBLE
 
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
+# Up to the last "@" of a word: what is special in a password may have been left as it is.
+_USER_INFO = re.compile(r"(?<=://)\S*@")
+_SECRET_OPTION = re.compile(
+    r"(?i)(?<=[?&;])([^=&;\s]*(?:user|pass|pw|token|secret|key|auth|cred|sig)[^=&;\s]*)=[^&;\s]*"
+)
 
 
 def blank_is_none(value: object) -> object:
@@ -80,7 +84,7 @@ OptionalText = Annotated[str | None, BeforeValidator(blank_is_none)]
 class ProcessSettings(BaseSettings):
     """What every process can be told. Each field is the variable PREFIX + its name in capitals."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     listen: Listen = Field(description="address of the gRPC port")
     metrics_listen: OptionalListen = Field(description="address of the Prometheus endpoint; empty: none")
@@ -190,4 +194,4 @@ def _redacted(value: object) -> Any:
         return ""
     if isinstance(value, bool | int | float):
         return value
-    return _USER_INFO.sub("***@", str(value))
+    return _SECRET_OPTION.sub(r"\1=***", _USER_INFO.sub("***@", str(value)))

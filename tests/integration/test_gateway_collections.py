@@ -167,6 +167,20 @@ async def test_a_half_made_collection_is_cleaned_up(redis8):
             assert client.hkeys("winnow:i:{catalogue}:trash") == [b"young"]
 
 
+async def test_a_collection_with_a_name_is_never_swept(redis8):
+    """The note of its creation came a second time, late."""
+    async with running(redis8.url) as gateway:
+        await create(gateway)
+        await gateway.upsert("docs", pb.Document(id="x", text="text"))
+        collection = await gateway.gateway._index.catalogue.resolve("docs")
+        with redis8.client() as client:
+            entry = json.dumps({"tags": collection.tags, "after": 1})
+            client.hset("winnow:i:{catalogue}:trash", collection.uid, entry)
+            await create(gateway, "other")
+            assert not client.hgetall("winnow:i:{catalogue}:trash")
+        assert len((await search(gateway, "docs")).hits) == 1
+
+
 @pytest.mark.parametrize("url", [None, "valkey", f"redis://{NOWHERE}"])
 async def test_without_vector_sets_collections_say_what_to_do(url):
     with redis_server(binary=valkey_binary()) as valkey:

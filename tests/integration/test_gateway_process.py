@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.process import Process, StartError, python_module
 from tests.support.serving import PlainSettings, serving
+from tests.support.silent import silent_server
 from tests.support.waiting import until
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
+from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,3 +165,27 @@ def test_silent_connections_to_the_metrics_port_cost_no_threads(start):
                 assert answer.read().startswith(b"# HELP")
         assert threads() < before + 30  # gRPC and asyncio start some of their own
     assert process.stop() == 0
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_it_ends_at_once_where_nothing_was_accepted(start, scheme):
+    """Whatever it waits for itself: a Redis or a worker that accepts connections and never answers."""
+    async with silent_server() as silent:
+        process = start(
+            GATEWAY_REDIS_URL=f"{scheme}://{silent}",
+            GATEWAY_INDEX_TIMEOUT_MS="60000",
+            GATEWAY_EMBED_TARGET=silent,
+            GATEWAY_RERANK_TARGET=silent,
+        )
+        address = await asyncio.to_thread(process.address)
+        await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+        async with grpc.aio.insecure_channel(address) as channel:
+            search = retrieval_pb2_grpc.RetrievalServiceStub(channel).Search
+            request = retrieval_pb2.SearchRequest(query="text", collection={"name": "docs"})
+            for call in [search(request, timeout=0.5) for _ in range(10)]:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGTERM)
+        assert await asyncio.to_thread(process.join) == 0
+        assert time.monotonic() - began < 5

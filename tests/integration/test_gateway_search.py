@@ -287,6 +287,41 @@ async def test_a_filter_that_does_not_parse_names_the_field(redis8, bad, filled)
         assert gateway.embed_worker.texts == (FRUIT if filled else [])  # no model time was spent on it
 
 
+@pytest.mark.parametrize("ascii_", [True, False])
+@pytest.mark.parametrize(
+    "filter_",
+    ['.city == "München"', '.city == "M\\u00fcnchen"', ".größe == 2", '.["a.b"] in ["say \\"hi\\"", "other"]',
+     '.path == "C:\\\\new\\nline"', ".ok == true"],
+)  # fmt: skip
+async def test_filters_on_any_text(redis8, filter_, ascii_):
+    metadata = {"city": "München", "größe": 2, "a.b": 'say "hi"', "path": "C:\\new\nline", "ok": True}
+    written = json.dumps(metadata, ensure_ascii=ascii_)
+    async with running(redis8.url) as gateway:
+        await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="fruit", shards=2))
+        await gateway.upsert(
+            "fruit", pb.Document(id="it", text="red", metadata_json=written),
+            pb.Document(id="other", text="red", metadata_json='{"city": "Munchen", "größe": 3, "ok": false}'),
+        )  # fmt: skip
+        [hit] = (await gateway.retrieval.Search(stored(filter=filter_))).hits
+        assert (hit.id, hit.metadata_json) == ("it", written)
+
+
+async def test_a_bad_filter_is_told_in_its_own_words(redis8):
+    async with running(redis8.url) as gateway:
+        await fill(gateway)
+        for filter_, says in (
+            ('.größe == "x" and [x]', "near x]"),
+            (".a.b == 1", '.["a.b"]'),
+            ('.k == "C:\\new\\q"', "write \\\\ for a backslash"),
+            (".n == 1\0 and .n == 2", "outside of a string"),
+        ):
+            error = await failure(gateway.retrieval.Search(stored(filter=filter_)))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert told(error).fields == ["collection.filter"]
+            assert says in error.details()
+            assert "_c3" not in error.details()
+
+
 @pytest.mark.parametrize("quantization", [1, 2, 3])
 @pytest.mark.parametrize("dimensions", [32, 96])
 async def test_every_quantization_and_width(redis8, quantization, dimensions):

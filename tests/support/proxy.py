@@ -1,8 +1,16 @@
-"""A TCP proxy between client and server that can be slow, or swallow everything."""
+"""A TCP proxy between client and server that can be slow, swallow everything, hold a request back, or lose a reply."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+
+
+class Caught:
+    """A request that is held back until `release` is set, or whose reply is lost."""
+
+    def __init__(self, marker: bytes, lose: bool) -> None:
+        self.marker, self.lose = marker, lose
+        self.arrived, self.release, self.answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
 
 class Proxy:
@@ -15,6 +23,19 @@ class Proxy:
         self._open.set()
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._traps: list[Caught] = []
+
+    def hold(self, marker: bytes) -> Caught:
+        """The next request that contains `marker` waits for `release`, whatever becomes of its sender."""
+        self._traps.append(Caught(marker, lose=False))
+        return self._traps[-1]
+
+    def lose_reply(self, marker: bytes) -> Caught:
+        """The next request that contains `marker` passes; when it is answered, the connection is cut instead."""
+        caught = Caught(marker, lose=True)
+        caught.release.set()
+        self._traps.append(caught)
+        return caught
 
     def swallow(self, everything: bool) -> None:
         """From now on nothing passes; or what was held back and everything after it does."""
@@ -27,27 +48,51 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        writers = [writer]
+        writers, pumps = [writer], []
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._upstream)
             writers.append(up_writer)
-            await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+            caught: list[Caught] = []
+            for pump in (self._requests(reader, up_writer, caught), self._replies(up_reader, writer, caught)):
+                pumps.append(asyncio.create_task(pump))
+            await asyncio.gather(*pumps)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            self._tasks.discard(task)
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
             for one in writers:
                 one.close()
                 with suppress(OSError, asyncio.CancelledError):
                     await one.wait_closed()
+            self._tasks.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            await asyncio.sleep(self.delay_s)
-            await self._open.wait()
-            writer.write(data)
-            await writer.drain()
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caught: list[Caught]) -> None:
+        while data := await reader.read(1 << 20):
+            for trap in [trap for trap in self._traps if trap.marker in data]:
+                self._traps.remove(trap)
+                caught.append(trap)
+                trap.arrived.set()
+                await trap.release.wait()
+            await self._pass(data, writer)
         writer.write_eof()
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caught: list[Caught]) -> None:
+        while data := await reader.read(1 << 20):
+            for trap in caught:
+                trap.answered.set()
+                if trap.lose:
+                    raise ConnectionResetError
+            caught.clear()
+            await self._pass(data, writer)
+        writer.write_eof()
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(self.delay_s)
+        await self._open.wait()
+        writer.write(data)
+        await writer.drain()
 
 
 @asynccontextmanager

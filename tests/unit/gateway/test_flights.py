@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gateway.flights import Flights
+from services.runtime.errors import DeadlineTooShort, UpstreamUnavailable
 
 
 class Work:
@@ -96,6 +97,43 @@ async def test_a_failure_is_the_leaders_and_followers_try_for_themselves():
         await leader
     assert await follower == {"a": "A", "b": "B"}
     assert sorted(other.keys) == ["a", "b"]
+
+
+async def test_all_who_wait_for_a_worker_that_fails_fail_together():
+    flights, work = Flights(), Work()
+    work.error = UpstreamUnavailable("embed worker")
+    callers = [asyncio.create_task(flights.get(["a"], work, None)) for _ in range(40)]
+    await work.begun.wait()
+    work.gate.set()
+    assert await asyncio.gather(*callers, return_exceptions=True) == [work.error] * 40
+    assert work.keys == ["a"]
+
+
+async def test_those_with_more_time_than_the_first_go_again_together():
+    flights, work, other = Flights(), Work(), Work()
+    work.error = DeadlineTooShort()
+    first = asyncio.create_task(flights.get(["a"], work, 60))
+    await work.begun.wait()
+    as_short = asyncio.create_task(flights.get(["a"], other, 30))
+    longer = [asyncio.create_task(flights.get(["a"], other, None)) for _ in range(20)]
+    await asyncio.sleep(0)
+    work.gate.set()
+    await other.begun.wait()
+    other.gate.set()
+    assert await asyncio.gather(*longer) == [{"a": "A"}] * 20
+    assert other.keys == ["a"]
+    assert await asyncio.gather(first, as_short, return_exceptions=True) == [work.error] * 2
+
+
+async def test_a_request_that_may_be_at_fault_is_blamed_once():
+    """Not once for each of those who wait."""
+    flights, work = Flights(), Work()
+    work.error = ValueError("somebody's text")
+    callers = [asyncio.create_task(flights.get(["a"], work, None)) for _ in range(40)]
+    await work.begun.wait()
+    work.gate.set()
+    assert await asyncio.gather(*callers, return_exceptions=True) == [work.error] * 40
+    assert work.keys == ["a", "a"]  # the first, and one for all who waited for it
 
 
 async def test_time_out():

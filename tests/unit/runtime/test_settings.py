@@ -134,6 +134,22 @@ def test_what_is_told_holds_no_secret(monkeypatch, caplog) -> None:
     assert "SAMPLE_ITEMS=5" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pa/hush@host:6379/0", "redis://***@host:6379/0"),
+        ("https://me:hu@sh@hub/model", "https://***@hub/model"),
+        ("redis://host?db=1&password=hush", "redis://host?db=1&password=***"),
+        ("https://host?api_key=hush&x=1", "https://host?api_key=***&x=1"),
+        ("https://host/path@main", "https://***@main"),
+        ("dns:///workers:50051", "dns:///workers:50051"),
+    ],
+)
+def test_urls_are_told_without_what_may_be_a_secret(monkeypatch, url, shown) -> None:
+    monkeypatch.setenv("SAMPLE_REDIS_URL", url)
+    assert told(load(Settings))["SAMPLE_REDIS_URL"] == shown
+
+
 def test_every_setting_is_described() -> None:
     from services.embed.settings import EmbedSettings
     from services.rerank.settings import RerankSettings

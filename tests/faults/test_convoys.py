@@ -1,0 +1,139 @@
+"""What hangs or fails slowly does so once: all who wait for it hear it together, not one after the other."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+
+import grpc
+import pytest
+
+from services.runtime.errors import UpstreamUnavailable
+from tests.support.gateway import running
+from tests.support.proxy import proxy
+from tests.support.redis import redis_server
+from tests.support.silent import silent_server
+from tests.support.waiting import until
+from tests.support.workers import EmbedWorker
+from winnow.embed.v1 import embed_pb2
+from winnow.retrieval.v1 import retrieval_pb2 as pb
+
+TIMEOUT_S = 2.0
+CALLERS = 40
+# What a busy machine may add.
+SLACK_S = 1.0
+
+
+async def fail_together(*calls: Awaitable[object]) -> set[grpc.StatusCode]:
+    """All calls fail within 1.2 times the timeout; their codes."""
+    began = time.monotonic()
+
+    async def failing(call: Awaitable[object]) -> tuple[grpc.StatusCode, float]:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+        return raised.value.code(), time.monotonic() - began
+
+    ended = await asyncio.gather(*map(failing, calls))
+    seconds = [at for _, at in ended]
+    assert max(seconds) - min(seconds) < 0.2 * TIMEOUT_S + SLACK_S
+    assert max(seconds) < 1.2 * TIMEOUT_S + SLACK_S
+    return {code for code, _ in ended}
+
+
+def search(gateway, number: int, **options):
+    source = pb.CollectionSource(name="docs", filter=".n > 1")
+    return gateway.retrieval.Search(pb.SearchRequest(query=f"text {number}", collection=source), **options)
+
+
+def embed(gateway, **options):
+    return gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["the same text"]), **options)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_a_redis_that_accepts_and_never_answers(scheme):
+    async with silent_server() as address:
+        url = f"{scheme}://{address}"
+        async with running(index_url=url, index_timeout_ms=1e3 * TIMEOUT_S) as gateway:
+            codes = await fail_together(*(search(gateway, number) for number in range(CALLERS)))
+            assert codes == {grpc.StatusCode.UNAVAILABLE}
+            codes = await fail_together(*(search(gateway, number) for number in range(CALLERS)))
+            assert codes == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_caller_with_less_time_does_not_wait_for_the_others():
+    async with silent_server() as address, running(index_url=f"redis://{address}", index_timeout_ms=60_000) as gateway:
+        waiting = search(gateway, 0, timeout=60)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await search(gateway, 1, timeout=0.2)
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert not waiting.done()
+        waiting.cancel()
+
+
+@pytest.mark.parametrize("callers", [10, 200])  # fewer and more than there are connections
+async def test_a_redis_that_falls_silent(callers):
+    with redis_server() as redis:
+        async with proxy(redis.port) as between:
+            url = f"redis://127.0.0.1:{between.port}"
+            async with running(index_url=url, index_timeout_ms=1e3 * TIMEOUT_S) as gateway:
+                await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
+                await gateway.upsert("docs", pb.Document(id="a", text="text", metadata_json='{"n": 2}'))
+                await search(gateway, 0)
+                between.swallow(True)
+                try:
+                    codes = await fail_together(*(search(gateway, number) for number in range(callers)))
+                finally:
+                    between.swallow(False)
+                assert codes == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_a_worker_that_fails_after_a_while():
+    async with running() as gateway:
+        await gateway.embed.GetModel(embed_pb2.GetModelRequest())
+        gateway.embed_worker.gate = asyncio.Event()
+        gateway.embed_worker.problem = UpstreamUnavailable("device")
+        calls = [asyncio.ensure_future(_ended(embed(gateway))) for _ in range(CALLERS)]
+        await gateway.embed_worker.waiting.wait()
+        await until(lambda: gateway.gateway._vector_memo._flights.waiting == CALLERS)
+        gateway.embed_worker.gate.set()
+        assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.UNAVAILABLE}
+        assert len(gateway.embed_worker.texts) == 1
+
+
+async def _ended(call) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code()
+
+
+async def test_a_worker_that_hangs():
+    async with running(workers_timeout_seconds=TIMEOUT_S) as gateway:
+        await gateway.embed.GetModel(embed_pb2.GetModelRequest())
+        gateway.embed_worker.gate = asyncio.Event()
+        codes = await fail_together(*(embed(gateway) for _ in range(CALLERS)))
+        assert codes == {grpc.StatusCode.UNAVAILABLE}
+        assert len(gateway.embed_worker.texts) == 1
+
+
+class Nameless(EmbedWorker):
+    """Hangs when it is asked for its model."""
+
+    asked = 0
+
+    async def GetModel(self, request, context):  # noqa: N802
+        self.asked += 1
+        self.waiting.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_worker_that_hangs_in_get_model():
+    worker = Nameless()
+    async with running(embed=worker, workers_timeout_seconds=TIMEOUT_S) as gateway:
+        await worker.waiting.wait()
+        codes = await fail_together(*(embed(gateway) for _ in range(CALLERS)))
+        assert codes == {grpc.StatusCode.UNAVAILABLE}
+        assert worker.asked == 1
+        impatient = embed(gateway, timeout=0.2)
+        patient = asyncio.ensure_future(_ended(embed(gateway, timeout=60)))
+        assert await _ended(impatient) is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await patient is grpc.StatusCode.UNAVAILABLE
+        assert worker.asked == 2  # the one that gave up ended nothing for the other

@@ -1,0 +1,133 @@
+"""More at once than there are connections to Redis: calls wait for their turn, and a Redis that is idle fails none."""
+
+import asyncio
+from itertools import count
+
+import grpc
+import numpy as np
+import pytest
+
+from gateway.index.catalogue import BuiltWith, Catalogue, Quantization
+from gateway.index.store import Store, StoreSettings
+from gateway.redis_client import QueueTimeoutError, RedisClient
+from services.runtime.errors import Problem
+from tests.support.cluster import redis_cluster
+from tests.support.gateway import running
+from tests.support.redis import redis_server
+from tests.support.waiting import until
+from winnow.retrieval.v1 import retrieval_pb2 as pb
+
+CONNECTIONS = 64
+
+numbers = count()
+
+
+def search(gateway, *, timeout: float = 120) -> pb.SearchResponse:
+    source = pb.CollectionSource(name="docs")
+    request = pb.SearchRequest(query=f"red text {next(numbers)}", collection=source, candidates=5, top_n=5)
+    return gateway.retrieval.Search(request, timeout=timeout)
+
+
+async def fill(gateway, shards: int) -> None:
+    await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs", shards=shards))
+    documents = [pb.Document(id=f"d{number}", text=f"red text {number}") for number in range(2 * shards)]
+    assert not any(result.HasField("error") for result in await gateway.upsert("docs", *documents))
+
+
+@pytest.mark.parametrize("searches", [100, 300])
+async def test_many_searches_at_once(searches):
+    with redis_server() as redis:
+        async with running(redis.url, search_timeout_seconds=120) as gateway:
+            await fill(gateway, 4)
+            found = await asyncio.gather(*(search(gateway) for _ in range(searches)))
+            assert not any(one.degraded for one in found)
+            with redis.client() as client:
+                assert client.info("clients")["connected_clients"] < 3 * CONNECTIONS
+
+
+@pytest.mark.parametrize("shards", [65, 128, 256])
+async def test_many_shards(shards):
+    with redis_server() as redis:
+        async with running(redis.url) as gateway:
+            await fill(gateway, shards)
+            found = await asyncio.gather(*(search(gateway) for _ in range(5)))
+            assert not any(one.degraded for one in found)
+            assert {len(one.hits) for one in found} == {5}
+
+
+async def test_many_shards_and_searches_in_a_cluster():
+    with redis_cluster() as cluster:
+        async with running(cluster.url, search_timeout_seconds=120) as gateway:
+            await fill(gateway, 256)
+            found = await asyncio.gather(*(search(gateway) for _ in range(70)))
+            assert not any(one.degraded for one in found)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+async def test_many_commands_at_once(clustered):
+    """More calls than connections, each on its own: none fails, and no more connections than allowed are open."""
+    with redis_cluster() if clustered else redis_server() as redis:
+        client = RedisClient(redis.url, 60.0, connections=3)
+        try:
+            replies = await asyncio.gather(*(client.command("SET", f"k{n}", str(n)) for n in range(500)))
+            assert set(replies) == {True}
+            values = await client.commands([("GET", f"k{n}") for n in range(500)], at_once=4)
+            assert values == [str(n).encode() for n in range(500)]
+            nodes = redis.nodes[:3] if clustered else [redis]
+            for node in nodes:
+                with node.client() as own:
+                    assert sum(one["name"] == "" for one in own.client_list()) < 20
+        finally:
+            await client.close()
+
+
+async def test_the_wait_for_a_turn_is_bounded_by_the_callers_time():
+    """Our own limit is said to be ours: the server is slow, not away."""
+    with redis_server() as redis:
+        client = RedisClient(redis.url, 60.0, connections=1)
+        try:
+            await client.connect()
+            slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
+            await until(lambda: client._running)
+            [reply] = await client.commands([("PING", "x")], budget_s=0.05)
+            assert isinstance(reply, QueueTimeoutError)
+            assert await slow is None
+            assert await client.command("ECHO", "x") == b"x"
+        finally:
+            await client.close()
+
+
+async def test_what_waited_in_vain_is_not_sent():
+    with redis_server() as redis:
+        client = RedisClient(redis.url, 60.0, connections=1)
+        try:
+            await client.connect()
+            slow = asyncio.create_task(client.command("BLPOP", "nothing", "0.3"))
+            await until(lambda: client._running)
+            waiting = asyncio.create_task(client.command("SET", "k", "v"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await slow
+            assert await client.command("GET", "k") is None
+        finally:
+            await client.close()
+
+
+async def test_an_overloaded_index_is_not_an_absent_one():
+    with redis_server() as redis:
+        client = RedisClient(redis.url, 60.0, connections=1)
+        store = Store(client, client, StoreSettings(effort=10, filter_effort=10, replicas=0))
+        try:
+            built_with = BuiltWith("model", "", "fingerprint")
+            collection = await Catalogue(client).create("docs", built_with, 4, Quantization.INT8, 2)
+            slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
+            await until(lambda: client._running)
+            with pytest.raises(Problem) as raised:
+                await store.search(collection, np.ones(4, np.float32), 1, "", "filter", 0.05)
+            assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert "index" in raised.value.message
+            await slow
+            found = await store.search(collection, np.ones(4, np.float32), 1, "", "filter", 60)
+            assert not found.missing_shards
+        finally:
+            await client.close()
