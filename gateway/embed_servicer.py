@@ -16,7 +16,7 @@ from gateway.cost import Cost
 from gateway.embedder import Embedded, Embedder, EmbedJob, vectors
 from gateway.entries import VectorEntry
 from gateway.frames import Frame, Frames
-from gateway.patience import is_for_item, patiently
+from gateway.patience import Outage, is_for_item, patiently
 from gateway.problems import placed
 from gateway.signals import Signals
 from services.runtime import deadline
@@ -125,10 +125,12 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         """Results in completion order."""
         until_ = deadline.absolute(context)
 
-        async def work(chunk: _Chunk) -> tuple[list[embed_pb2.EmbedStreamResult], common_pb2.ModelIdentity | None]:
-            return await self._chunk(chunk, until_)
+        outage = Outage(self._settings.outage_s)
 
-        chunks = self._chunks(until(self._stopping, request_iterator), until_)
+        async def work(chunk: _Chunk) -> tuple[list[embed_pb2.EmbedStreamResult], common_pb2.ModelIdentity | None]:
+            return await self._chunk(chunk, until_, outage)
+
+        chunks = self._chunks(until(self._stopping, request_iterator), until_, outage)
         async with aclosing(in_completion_order(chunks, work, self._settings.window_tokens)) as answers:
             async for results, model in answers:
                 for part in fitting(results, self._limits.max_message_bytes):
@@ -180,7 +182,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         return results, embedded
 
     async def _chunks(
-        self, requests: AsyncIterator[embed_pb2.EmbedStreamRequest], until_: float | None
+        self, requests: AsyncIterator[embed_pb2.EmbedStreamRequest], until_: float | None, outage: Outage
     ) -> AsyncIterator[tuple[_Chunk, int]]:
         """The items of all messages, cut into chunks, with their estimated tokens."""
         options: EmbedOptions | None = None
@@ -190,7 +192,7 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             check.count("items", request.items, 0, self._limits.max_items)
             if options is None:
                 check.done()
-                asked = patiently(lambda: self._embedder.model(until_), self._settings.outage_s)
+                asked = patiently(lambda: self._embedder.model(until_), outage)
                 model = await unless(self._stopping, asked)
                 options = embed_options(request.options, model, self._limits, Check("options."))
             elif request.HasField("options"):
@@ -209,16 +211,14 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             raise NotReady("draining")
 
     async def _chunk(
-        self, chunk: _Chunk, until_: float | None
+        self, chunk: _Chunk, until_: float | None, outage: Outage
     ) -> tuple[list[embed_pb2.EmbedStreamResult], common_pb2.ModelIdentity | None]:
         """The results of a chunk, and the model that made them; None where there is none."""
         texts = [item.text for item in chunk.items]
         paths = [f"items[{chunk.first + position}].text" for position in range(len(texts))]
         model: common_pb2.ModelIdentity | None = None
         try:
-            results, embedded = await patiently(
-                lambda: self._results(texts, paths, chunk.options, until_), self._settings.outage_s
-            )
+            results, embedded = await patiently(lambda: self._results(texts, paths, chunk.options, until_), outage)
             model = embedded.model.model if embedded else None
         except Problem as problem:
             if not is_for_item(problem):

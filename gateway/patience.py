@@ -14,25 +14,48 @@ _FIRST_DELAY_S = 0.05
 _LONGEST_DELAY_S = 5.0
 
 
-async def patiently(call: Callable[[], Awaitable[T]], outage_s: float) -> T:
-    """What `call` gives. While the pool is full it is tried again; while it cannot be reached, for `outage_s`.
+class Outage:
+    """How long one stream bears with an upstream that is away: for `longest_s`, which all its parts share.
+
+    Otherwise each part would bear with the same outage after the one before it.
+    """
+
+    def __init__(self, longest_s: float) -> None:
+        self.longest_s = longest_s
+        self.since: float | None = None
+        self.given_up = False
+
+    def end(self) -> None:
+        """The upstream has answered."""
+        self.since, self.given_up = None, False
+
+
+async def patiently(call: Callable[[], Awaitable[T]], outage: Outage) -> T:
+    """What `call` gives. While the pool is full it is tried again; while it is away, as long as `outage` says.
 
     The stream's own deadline bounds both. Raises every other Problem at once.
     """
     loop = asyncio.get_running_loop()
     delay_s = _FIRST_DELAY_S
-    away_since: float | None = None
+    away_since: float | None = None  # for this call: others may reach what it does not
     while True:
         try:
-            return await call()
+            reply = await call()
         except PoolSaturated as problem:
+            outage.end()
             away_since = None
             pause_s = min(max(delay_s, problem.retry_after_s), _LONGEST_DELAY_S)
         except UpstreamUnavailable as problem:
-            away_since = loop.time() if away_since is None else away_since
-            if loop.time() + delay_s > away_since + outage_s:
+            now = loop.time()
+            away_since = now if away_since is None else away_since
+            outage.since = now if outage.since is None else outage.since
+            if outage.given_up or now + delay_s > min(away_since, outage.since) + outage.longest_s:
+                outage.given_up = True
                 raise
-            pause_s = min(max(delay_s, problem.retry_after_s), _LONGEST_DELAY_S, outage_s)
+            pause_s = min(max(delay_s, problem.retry_after_s), _LONGEST_DELAY_S, outage.longest_s)
+        else:
+            outage.end()
+            return reply
         await asyncio.sleep(pause_s)
         delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
 

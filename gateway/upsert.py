@@ -12,7 +12,7 @@ from gateway.entries import VectorEntry
 from gateway.index.catalogue import Collection
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.store import ChangedMeanwhileError, Known, Store, Write
-from gateway.patience import is_for_item, patiently
+from gateway.patience import Outage, is_for_item, patiently
 from gateway.problems import placed, wrong_model
 from gateway.rollout import WrongModelError
 from services.runtime.errors import NotFound, NotReady, Problem, UpstreamUnavailable, to_status
@@ -64,6 +64,14 @@ class UpsertSettings:
     outage_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Outages:
+    """How long a stream bears with each of its upstreams."""
+
+    index: Outage
+    workers: Outage
+
+
 class Upserter:
     """Writes streams of documents. `stopping`: when set, streams end after what they have taken on, with NotReady."""
 
@@ -83,11 +91,13 @@ class Upserter:
         that came before; Precondition where the workers have another model than the collection.
         """
 
+        outages = _Outages(index=Outage(self._outage_s), workers=Outage(self._outage_s))
+
         async def work(chunk: _Chunk) -> list[Upserted]:
             try:
                 for earlier in chunk.after:
                     await earlier.wait()
-                return await self._group(collection, chunk.group)
+                return await self._group(collection, chunk.group, outages)
             finally:
                 chunk.done.set()
 
@@ -109,29 +119,29 @@ class Upserter:
         if self._stopping.is_set():
             raise NotReady("draining")
 
-    async def _group(self, collection: Collection, group: Sequence[Offered]) -> list[Upserted]:
+    async def _group(self, collection: Collection, group: Sequence[Offered], outages: _Outages) -> list[Upserted]:
         """The documents of a group have distinct ids."""
         refused = [Upserted(offered.document.id, error=to_status(offered.error)) for offered in group if offered.error]
         good = [offered for offered in group if not offered.error]
         try:
-            return refused + (await self._store_all(collection, good) if good else [])
+            return refused + (await self._store_all(collection, good, outages) if good else [])
         except Problem as problem:
             if not is_for_item(problem):
                 raise
             return refused + [Upserted(offered.document.id, error=to_status(problem)) for offered in good]
 
-    async def _store_all(self, collection: Collection, group: Sequence[Offered]) -> list[Upserted]:
+    async def _store_all(self, collection: Collection, group: Sequence[Offered], outages: _Outages) -> list[Upserted]:
         results: dict[str, Upserted] = {}
         left = list(group)
         for _ in range(_WRITE_TRIES):
             ids = [offered.document.id for offered in left]
             try:
-                known = await patiently(lambda ids=ids: self._store.look(collection, ids), self._outage_s)  # type: ignore[misc]
+                known = await patiently(lambda ids=ids: self._store.look(collection, ids), outages.index)  # type: ignore[misc]
             except NotFound as gone:  # the collection was removed under the stream
                 results.update((id_, Upserted(id_, error=to_status(gone))) for id_ in ids)
                 break
-            writes = await self._writes(collection, left, known, results)
-            outcomes = await self._write(collection, writes)
+            writes = await self._writes(collection, left, known, results, outages)
+            outcomes = await self._write(collection, writes, outages)
             for write, outcome in zip(writes, outcomes, strict=True):
                 id_ = write.document.id
                 match outcome:
@@ -154,6 +164,7 @@ class Upserter:
         group: Sequence[Offered],
         known: dict[str, Known],
         results: dict[str, Upserted],
+        outages: _Outages,
     ) -> list[Write]:
         """What has to be written; documents that need no writing, or cannot be embedded, are put into `results`."""
         writes: list[Write] = []
@@ -176,7 +187,7 @@ class Upserter:
 
         try:
             embedded = await patiently(
-                lambda: self._embedder.embed(job, None, collection.model.fingerprint), self._outage_s
+                lambda: self._embedder.embed(job, None, collection.model.fingerprint), outages.workers
             )
         except WrongModelError as error:
             raise wrong_model(collection, error.serving) from None
@@ -196,7 +207,7 @@ class Upserter:
         return writes
 
     async def _write(
-        self, collection: Collection, writes: Sequence[Write]
+        self, collection: Collection, writes: Sequence[Write], outages: _Outages
     ) -> list[Outcome | Problem | ChangedMeanwhileError]:
         """Writes, and writes again for a while where the index cannot be reached: a write may be repeated."""
         outcomes: dict[int, Outcome | Problem | ChangedMeanwhileError] = {}
@@ -210,7 +221,7 @@ class Upserter:
                     raise answer
 
         with suppress(UpstreamUnavailable):  # it stands in the place of each document that it concerns
-            await patiently(once, self._outage_s)
+            await patiently(once, outages.index)
         return [outcomes[position] for position in range(len(writes))]
 
 

@@ -112,7 +112,6 @@ def test_what_is_special_has_to_be_encoded(monkeypatch, capsys):
 @pytest.mark.parametrize("form", ["plain", "json"])
 def test_the_line_of_settings_holds_no_secret(monkeypatch, capsys, form):
     monkeypatch.setenv("GATEWAY_REDIS_URL", f"redis://:a@{SECRET}@host/1?username={SECRET}")
-    monkeypatch.setenv("GATEWAY_EMBED_TARGET", f"https://user:{SECRET}/x@host")
     settings = load(GatewaySettings)
     assert told(settings)["GATEWAY_REDIS_URL"] == "redis://***@host/1?username=***"
     root = logging.getLogger()
