@@ -99,12 +99,12 @@ class _Engine:
             raise InvalidInput("max_tokens", f"must be 1 to {self.info.max_tokens}")
         return max_tokens
 
-    def _admissible(self, field: str, tokens: int, deadline: float | None) -> None:
+    def _admissible(self, field: str, tokens: int, lane: Lane, deadline: float | None) -> None:
         if tokens > self._limits.queue:
             raise InvalidInput(
                 field, f"{tokens} tokens or more in one request; this server takes {self._limits.queue}: split it"
             )
-        self._running.admissible(tokens, deadline)
+        self._running.admissible(tokens, lane, deadline)
 
     async def _tokenize(self, characters: int, build: Callable[[], T]) -> tuple[T, float]:
         """`build()` and the seconds it took, on another thread if the text is long."""
@@ -127,7 +127,7 @@ class _Engine:
         """Each prompt with its output row, or its failure."""
         sound = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
         costs = [len(prompt.tokens) - shared for prompt in sound]
-        self._admissible(field, sum(costs) + shared, deadline)
+        self._admissible(field, sum(costs) + shared, lane, deadline)
         outcome = await self._running.submit(
             [prompt.tokens for prompt in sound], costs, shared=shared, lane=lane, deadline=deadline, context=context
         )
@@ -172,7 +172,7 @@ class EmbedEngine(_Engine):
         Raises InvalidInput, Overloaded, DeadlineTooShort, Draining, ModelBroken for the request as a whole.
         """
         limit = self._limit(max_tokens)
-        self._admissible("texts", len(texts), deadline)
+        self._admissible("texts", len(texts), lane, deadline)
         prompts, tokenize_s = await self._tokenize(
             sum(map(len, texts)) + len(instruction or ""),
             lambda: self._prompts.build(
@@ -220,7 +220,7 @@ class RerankEngine(_Engine):
     ) -> RerankResult:
         """A score or a failure per document, in the order given. Arguments and errors as for `EmbedEngine.embed`."""
         limit = self._limit(max_tokens)
-        self._admissible("documents", len(documents), deadline)
+        self._admissible("documents", len(documents), lane, deadline)
         (shared, prompts), tokenize_s = await self._tokenize(
             sum(map(len, documents)) + len(query) + len(instruction or ""),
             lambda: self._prompts.build(
