@@ -1,0 +1,92 @@
+"""Where a text can be cut in two so that the tokens of the parts are the tokens of the whole.
+
+A byte-level BPE tokenizer normalises a text, splits it by a pattern and merges within each piece. So a cut is safe if
+the pattern splits there whatever stands before and after, and if neither normalisation nor an added token spans it.
+"""
+
+import json
+import re
+from typing import Any
+
+from tokenizers import Tokenizer as Fast
+from tokenizers.models import BPE
+
+# Qwen2's and Qwen3's splitting pattern. Other patterns split elsewhere: their texts are never cut.
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PRE_TOKENIZERS = [
+    {"type": "Split", "pattern": {"Regex": _PATTERN}, "behavior": "Isolated", "invert": False},
+    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+]
+
+# The pattern looks ahead only within white space, and never behind. Hence it splits
+# - before a space, a tab or a digit that follows anything but white space: no piece goes on over them;
+# - after the last line break of some white space: `\s*[\r\n]+` and `[\r\n]*` both end there;
+# - between a letter and a mark that is none.
+# Characters after a cut never compose with what is before them, and the classes of all those named are settled in
+# every version of Unicode. U+180E is white space in some; control characters differ between libraries.
+_SOLID = r"[^\s\u180e\x00-\x1f]"
+_CUT = re.compile(
+    rf"(?<={_SOLID})(?=[ \t0-9])"
+    rf"|(?<=[\r\n])(?=[ \t]+{_SOLID}|[!-~一-龥])"
+    r"|(?<=[A-Za-z一-龥ぁ-ゖァ-ヺ가-힣])(?=[、。，．！？；：「」（）…])"
+)
+_WINDOW = 1 << 13  # characters searched at a time: the search itself holds the GIL
+
+
+class Cuts:
+    """The safe cuts of a tokenizer. Of one that is unlike Qwen's, none is known."""
+
+    def __init__(self, fast: Fast) -> None:
+        self._known = _is_known(fast)
+
+    def after(self, text: str, position: int) -> int:
+        """The first safe cut at `position` or behind; the end of the text if there is none."""
+        if self._known:
+            # Windows overlap by one: a cut is seen with the characters on both sides of it.
+            for start in range(max(position, 1), len(text), _WINDOW):
+                if found := _CUT.search(text, start, start + _WINDOW + 1):
+                    return found.start()
+        return len(text)
+
+    def before(self, text: str, position: int) -> int:
+        """A safe cut at `position` or before, near to it; the beginning of the text if there is none."""
+        if self._known:
+            for stop in range(position, 0, -_WINDOW):
+                if found := _CUT.search(text, max(1, stop - _WINDOW), stop + 1):
+                    return found.start()
+        return 0
+
+
+def _is_known(fast: Fast) -> bool:
+    model = fast.model
+    if not isinstance(model, BPE) or model.dropout or model.unk_token:
+        return False
+    if fast.normalizer is not None and _state(fast.normalizer) != {"type": "NFC"}:
+        return False
+    pre_tokenizer = {} if fast.pre_tokenizer is None else _state(fast.pre_tokenizer)
+    steps = pre_tokenizer.get("pretokenizers")
+    if not isinstance(steps, list) or len(steps) != len(_PRE_TOKENIZERS):
+        return False
+    if any(
+        step.get(key) != value
+        for step, known in zip(steps, _PRE_TOKENIZERS, strict=True)
+        for key, value in known.items()
+    ):
+        return False
+    return not any(
+        token.lstrip or token.rstrip or token.single_word or _spans_a_cut(token.content)
+        for token in fast.get_added_tokens_decoder().values()
+    )
+
+
+def _spans_a_cut(token: str) -> bool:
+    """Whether a text could be cut within this token. Neighbours count: a cut needs a character on each side."""
+    return any(0 < found.start() < len(token) for found in _CUT.finditer(token)) or token != token.strip()
+
+
+def _state(part: Any) -> dict[str, object]:
+    """What tokenizer.json says of a part."""
+    state: dict[str, object] = json.loads(part.__getstate__())
+    return state
