@@ -11,6 +11,8 @@ from typing import Any
 from tokenizers import Tokenizer as Fast
 from tokenizers.models import BPE
 
+from services.engine.runs import Runs
+
 # Qwen2's and Qwen3's splitting pattern. Other patterns split elsewhere: their texts are never cut.
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,24 +41,36 @@ class Cuts:
     """The safe cuts of a tokenizer. Of one that is unlike Qwen's, none is known."""
 
     def __init__(self, fast: Fast) -> None:
-        self._known = _is_known(fast)
+        self._runs = Runs(fast) if _is_known(fast) else None
 
     def after(self, text: str, position: int) -> int:
-        """The first safe cut at `position` or behind; the end of the text if there is none."""
-        if self._known:
+        """A safe cut at `position` or behind, near to it; the end of the text if there is none."""
+        if self._runs:
             # Windows overlap by one: a cut is seen with the characters on both sides of it.
             for start in range(max(position, 1), len(text), _WINDOW):
                 if found := _CUT.search(text, start, start + _WINDOW + 1):
                     return found.start()
+                run = self._runs.at(text, start, lambda end: self._word(text, end))
+                if run and (cut := run.after(start)):
+                    return cut
         return len(text)
 
     def before(self, text: str, position: int) -> int:
         """A safe cut at `position` or before, near to it; the beginning of the text if there is none."""
-        if self._known:
+        if self._runs:
             for stop in range(position, 0, -_WINDOW):
                 if found := _CUT.search(text, max(1, stop - _WINDOW), stop + 1):
                     return found.start()
+                run = self._runs.at(text, stop - 1, lambda end: self._word(text, end))
+                if run and (cut := run.before(stop)):
+                    return cut
         return 0
+
+    def _word(self, text: str, position: int) -> int:
+        """The last safe cut at `position` or before, within a window; the beginning of the window if there is none."""
+        begin = max(0, position - _WINDOW)
+        cuts = [found.start() for found in _CUT.finditer(text, max(1, begin), position + 1)]
+        return cuts[-1] if cuts else begin
 
 
 def _is_known(fast: Fast) -> bool:

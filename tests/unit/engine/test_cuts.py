@@ -65,6 +65,21 @@ def test_the_parts_have_the_tokens_of_the_whole(text: str) -> None:
         assert 0 < cuts.before(text, position) <= position
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    fragments.map(lambda parts: "".join(parts[:4])),
+    st.sampled_from("a w.-=('<_~\n\r\t/}Z"),
+    st.integers(1, 1500),
+    fragments.map(lambda parts: "".join(parts[:4])),
+    st.integers(0, 1600),
+)
+def test_long_runs_can_be_cut_too(head: str, character: str, length: int, tail: str, position: int) -> None:
+    text = head + character * length + tail
+    cuts, expected = Cuts(_WORDS._fast), whole(text)
+    for cut in (cuts.after(text, position), cuts.before(text, min(position, len(text)))):
+        assert whole(text[:cut]) + whole(text[cut:]) == expected
+
+
 @pytest.mark.parametrize("text", ["some words here", "Zeile\nZeile", "x = 1", "中文，文字", "    deep\n    deeper\n"])
 def test_ordinary_texts_can_be_cut(text: str) -> None:
     cuts = Cuts(_WORDS._fast)
@@ -75,10 +90,14 @@ def test_ordinary_texts_can_be_cut(text: str) -> None:
 def test_a_cut_is_found_however_far_it_is() -> None:
     cuts = Cuts(_WORDS._fast)
     for run in (8191, 8192, 8193, 20_000):
-        text = "a" * run + " " + "b" * run
+        text = ("ab" * run)[:run] + " " + ("cd" * run)[:run]
         assert cuts.after(text, 1) == cuts.before(text, len(text)) == run
-    assert cuts.after("a" * 50_000, 5) == 50_000
-    assert cuts.before("a" * 50_000, 49_000) == 0
+    for character in "a -\n":
+        assert 25_000 <= cuts.after(character * 50_000, 25_000) < 26_000
+        assert 24_000 < cuts.before(character * 50_000, 25_000) <= 25_000
+    # Of several letters without a boundary none is known.
+    assert cuts.after("ab" * 25_000, 5) == 50_000
+    assert cuts.before("ab" * 25_000, 49_000) == 0
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -139,7 +158,9 @@ class _Patient(Tokenizer):
         return self.encode(texts)
 
 
-@pytest.mark.parametrize("unit", ["some words here ", "中文字符，", "line\n", "    x = 12\n", "é\u0301 ", "a1"])
+@pytest.mark.parametrize(
+    "unit", ["some words here ", "中文字符，", "line\n", "    x = 12\n", "é\u0301 ", "a1", "a", " ", "\n", "-"]
+)
 @pytest.mark.parametrize("truncation", [Truncation.END, Truncation.START])
 def test_of_four_mebibytes_only_the_kept_end_is_read(
     unit: str, truncation: Truncation, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +181,7 @@ def test_of_four_mebibytes_only_the_kept_end_is_read(
     )
     assert isinstance(prompt, Prompt)
     assert (len(prompt.tokens), prompt.truncated) == (8192, True)
-    assert read < 100_000
+    assert read < (100_000 if len(unit) > 1 else 600_000)  # up to 32 spaces or hyphens are one token
 
 
 def test_an_endless_instruction_or_query_is_read_only_until_it_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
