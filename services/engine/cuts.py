@@ -29,12 +29,12 @@ _PRE_TOKENIZERS = [
 # Characters after a cut never compose with what is before them, and the classes of all those named are settled in
 # every version of Unicode. U+180E is white space in some; control characters differ between libraries.
 _SOLID = r"[^\s\u180e\x00-\x1f]"
-_CUT = re.compile(
-    rf"(?<={_SOLID})(?=[ \t0-9])"
-    rf"|(?<=[\r\n])(?=[ \t]+{_SOLID}|[!-~一-龥])"
-    r"|(?<=[A-Za-z一-龥ぁ-ゖァ-ヺ가-힣])(?=[、。，．！？；：「」（）…])"
-)
+_LETTER, _MARK = "[A-Za-z一-龥ぁ-ゖァ-ヺ가-힣]", "、。，．！？；：「」（）…"
+# Each begins with a set of few characters, for which `re` searches quickly.
+_CUT_BEFORE = re.compile(rf"[ \t0-9{_MARK}](?:(?<={_SOLID}[ \t0-9])|(?<={_LETTER}[{_MARK}]))")
+_CUT_AFTER = re.compile(rf"[\r\n](?=[ \t]+{_SOLID}|[!-~一-龥])")
 _WINDOW = 1 << 13  # characters searched at a time: the search itself holds the GIL
+_NEAR = 1 << 10  # characters before a run in which its word is looked for
 
 
 class Cuts:
@@ -46,10 +46,9 @@ class Cuts:
     def after(self, text: str, position: int) -> int:
         """A safe cut at `position` or behind, near to it; the end of the text if there is none."""
         if self._runs:
-            # Windows overlap by one: a cut is seen with the characters on both sides of it.
             for start in range(max(position, 1), len(text), _WINDOW):
-                if found := _CUT.search(text, start, start + _WINDOW + 1):
-                    return found.start()
+                if cut := min(_cuts(text, start, start + _WINDOW), default=None):
+                    return cut
                 run = self._runs.at(text, start, lambda end: self._word(text, end))
                 if run and (cut := run.after(start)):
                     return cut
@@ -59,23 +58,35 @@ class Cuts:
         """A safe cut at `position` or before, near to it; the beginning of the text if there is none."""
         if self._runs:
             for stop in range(position, 0, -_WINDOW):
-                if found := _CUT.search(text, max(1, stop - _WINDOW), stop + 1):
-                    return found.start()
+                if cut := min(_cuts(text, max(1, stop - _WINDOW), stop), default=None):
+                    return cut
                 run = self._runs.at(text, stop - 1, lambda end: self._word(text, end))
                 if run and (cut := run.before(stop)):
                     return cut
         return 0
 
     def _word(self, text: str, position: int) -> int:
-        """The last safe cut at `position` or before, within a window; the beginning of the window if there is none."""
-        begin = max(0, position - _WINDOW)
-        cuts = [found.start() for found in _CUT.finditer(text, max(1, begin), position + 1)]
-        return cuts[-1] if cuts else begin
+        """A safe cut at `position` or before; where the search ends if there is none near to it."""
+        begin = max(0, position - _NEAR)
+        for stop in range(position, begin, -1):
+            if _cuts(text, stop, stop):
+                return stop
+        return begin
+
+
+def _cuts(text: str, first: int, last: int) -> list[int]:
+    """The first cut of either kind from `first` to `last`, if there are any."""
+    before = _CUT_BEFORE.search(text, first, last + 1)
+    after = _CUT_AFTER.search(text, first - 1, last + _NEAR)  # it looks ahead over white space
+    found = (before and before.start(), after and after.end())
+    return [cut for cut in found if cut and cut <= last]
 
 
 def _is_known(fast: Fast) -> bool:
     model = fast.model
-    if not isinstance(model, BPE) or model.dropout or model.unk_token:
+    if not isinstance(model, BPE):
+        return False
+    if model.dropout or model.unk_token or model.continuing_subword_prefix or model.end_of_word_suffix:
         return False
     if fast.normalizer is not None and _state(fast.normalizer) != {"type": "NFC"}:
         return False
@@ -97,7 +108,7 @@ def _is_known(fast: Fast) -> bool:
 
 def _spans_a_cut(token: str) -> bool:
     """Whether a text could be cut within this token. Neighbours count: a cut needs a character on each side."""
-    return any(0 < found.start() < len(token) for found in _CUT.finditer(token)) or token != token.strip()
+    return any(_cuts(token, cut, cut) for cut in range(1, len(token))) or token != token.strip()
 
 
 def _state(part: Any) -> dict[str, object]:

@@ -16,7 +16,7 @@ Pause = Callable[[], None]
 
 # Characters. Texts up to here are read whole: they cost less than some hundredths of a second.
 WHOLE = 1 << 16
-_PIECE = 1 << 14
+_PIECE = 1 << 14  # the first of a long text; each that follows is twice as long, up to WHOLE
 
 
 def encode_ends(encode: Encode, cuts: Cuts, texts: Sequence[str], first: int, last: int, pause: Pause) -> list[Ids]:
@@ -49,19 +49,19 @@ def encode_ends(encode: Encode, cuts: Cuts, texts: Sequence[str], first: int, la
 
 
 def _ends(encode: Encode, cuts: Cuts, text: str, first: int, last: int, pause: Pause) -> Ids:
-    head, start, wanted = [np.empty(0, np.int32)], 0, first if last else first + 1
+    head, start, wanted, size = [np.empty(0, np.int32)], 0, first if last else first + 1, _PIECE
     while start < len(text) and wanted > 0:
         pause()
-        stop = cuts.after(text, start + _PIECE)
+        stop = cuts.after(text, start + size)
         head += encode([text[start:stop]])
         wanted -= len(head[-1])
-        start = stop
+        start, size = stop, min(2 * size, WHOLE)
     tail: list[Ids] = []
-    end, wanted = len(text), last + 1 if last else 0
+    end, wanted, size = len(text), last + 1 if last else 0, _PIECE
     while end > start and wanted > 0:
         pause()
-        begin = max(start, cuts.before(text, end - _PIECE))
+        begin = max(start, cuts.before(text, end - size))
         tail += encode([text[begin:end]])
         wanted -= len(tail[-1])
-        end = begin
+        end, size = begin, min(2 * size, WHOLE)
     return np.concatenate([*head, *reversed(tail)])

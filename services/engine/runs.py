@@ -61,6 +61,8 @@ class Runs:
         widest = self._longest_of.get(_BYTE_LEVEL.get(c, c))
         if not c.isascii() or c.isdigit() or widest is None:
             return None
+        if c * 8 not in text[max(0, position - 8) : position + 8]:
+            return None  # short; told before the text is copied
         start = len(text[:position].rstrip(c))
         end = len(text) - len(text[position:].lstrip(c))
         last = end - 2 * self._longest - 4 * widest
