@@ -36,7 +36,8 @@ from services.engine.types import (
 T = TypeVar("T")
 
 _INLINE_CHARACTERS = 2000  # tokenised on the event loop in about a millisecond, cheaper than a thread's hop
-_CHARACTERS_PER_TOKEN = 8  # more than most texts have: as many are let in to be tokenised as the queue holds tokens
+# More than most texts have, twice: as many characters may wait to be tokenised as this makes of the queue's tokens.
+_CHARACTERS_PER_TOKEN = 16
 
 
 class _Engine:
@@ -117,7 +118,7 @@ class _Engine:
         """
         start = time.perf_counter()
         # Of a longer text no more is read, as a rule, than makes as many tokens as are kept.
-        most = max(WHOLE, _CHARACTERS_PER_TOKEN * self.info.max_tokens)
+        most = max(WHOLE, _CHARACTERS_PER_TOKEN * self.info.max_tokens // 2)
         characters = sum(min(head + len(text), most) for text in texts)
         if characters <= _INLINE_CHARACTERS:
             built = build(never)

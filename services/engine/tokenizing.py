@@ -30,11 +30,16 @@ class _AbandonedError(Exception):
 @dataclass(eq=False, slots=True)
 class _Job:
     build: Callable[[Pause], Any]
+    characters: int
     lane: Lane
     deadline: float | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
-    abandoned: bool = False
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits for it: true as soon as its caller is cancelled."""
+        return self.future.done()
 
     def check(self) -> None:
         if self.abandoned:
@@ -52,7 +57,6 @@ class Tokenizing:
         self._most_bulk = max(1, threads - 1)
         # On the event loop:
         self._live: set[_Job] = set()
-        self._characters = dict.fromkeys(Lane, 0)
         self._closed = False
         # On any thread, under the lock:
         self._lock = threading.Lock()
@@ -67,16 +71,15 @@ class Tokenizing:
         """
         if self._closed:
             raise Draining
-        waiting = sum(self._characters.values())
+        waiting = self._live_characters(*Lane)
         excess = waiting + characters - self._limit
-        if lane is Lane.BULK and (bulk := self._characters[lane]):
+        if lane is Lane.BULK and (bulk := self._live_characters(lane)):
             excess = max(excess, bulk + characters - int(_BULK_SHARE * self._limit))
         if waiting and excess > 0:
             raise Overloaded(max(0.1, excess / _CHARACTERS_PER_S))
         loop = asyncio.get_running_loop()
-        job = _Job(build, lane, deadline, loop, loop.create_future())
+        job = _Job(build, characters, lane, deadline, loop, loop.create_future())
         self._live.add(job)
-        self._characters[lane] += characters
         try:
             with self._lock:
                 self._waiting[lane].append(job)
@@ -84,18 +87,18 @@ class Tokenizing:
             result: T = await job.future
             return result
         finally:
-            job.abandoned = True
             self._live.discard(job)
-            self._characters[lane] -= characters
 
     def close(self) -> None:
         """Fails what is not done with Draining and ends the threads. Safe to call twice."""
         self._closed = True
         for job in self._live:
-            job.abandoned = True
             if not job.future.done():
                 job.future.set_exception(Draining())
         self._threads.shutdown()
+
+    def _live_characters(self, *lanes: Lane) -> int:
+        return sum(job.characters for job in self._live if job.lane in lanes and not job.abandoned)
 
     def _work(self) -> None:
         while job := self._next():

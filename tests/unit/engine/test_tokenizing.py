@@ -267,11 +267,11 @@ async def test_a_neighbour_does_not_wait_for_abandoned_giants(
     await asyncio.to_thread(reads.reading.wait, 60)
     for task in giants:
         task.cancel()
-    await asyncio.gather(*giants, return_exceptions=True)
     neighbour = asyncio.ensure_future(engine.embed(["gravity is a force " * 150]))
     await asyncio.sleep(0)
     reads.gate.set()
     assert isinstance((await neighbour).items[0], EmbedItem)
+    await asyncio.gather(*giants, return_exceptions=True)
     assert all(task.cancelled() for task in giants)
     assert len(reads.texts) == 2  # the piece that was under way, and the neighbour's text
 
@@ -296,14 +296,14 @@ async def test_more_texts_than_the_queue_holds_are_refused_before_they_are_read(
 ) -> None:
     reads = Reads(monkeypatch)
     reads.hold()
-    first = asyncio.ensure_future(engine.embed([GIANT] * 24))
+    first = asyncio.ensure_future(engine.embed([GIANT] * 48))
     await asyncio.to_thread(reads.reading.wait, 60)
     begun = len(reads.texts)
     with pytest.raises(Overloaded):
         await engine.embed([GIANT])
     assert len(reads.texts) == begun
     reads.gate.set()
-    assert len((await first).items) == 24
+    assert len((await first).items) == 48
 
 
 async def test_a_deadline_ends_the_reading(engine: EmbedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
