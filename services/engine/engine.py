@@ -3,18 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 import torch
 
 from services.engine.checkpoint import Checkpoint
+from services.engine.ends import WHOLE, Pause
 from services.engine.errors import EngineError, InvalidInput, ModelBroken
 from services.engine.heads import Head, unit_vectors, yes_no
 from services.engine.load import Loaded, load
-from services.engine.prompts import EmbedPrompts, Prompt, RerankPrompts
+from services.engine.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never
 from services.engine.scheduler import Batch, Outcome, Scheduler
 from services.engine.tokenizer import Tokenizer
+from services.engine.tokenizing import Tokenizing
 from services.engine.types import (
     BatchReport,
     EmbedItem,
@@ -34,7 +35,9 @@ from services.engine.types import (
 
 T = TypeVar("T")
 
-_INLINE_CHARACTERS = 2000  # tokenised on the event loop in well under a millisecond, cheaper than a thread's hop
+_INLINE_CHARACTERS = 2000  # tokenised on the event loop in about a millisecond, cheaper than a thread's hop
+# More than most texts have, twice: as many characters may wait to be tokenised as this makes of the queue's tokens.
+_CHARACTERS_PER_TOKEN = 16
 
 
 class _Engine:
@@ -44,12 +47,12 @@ class _Engine:
     the process should end.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, tokenizer_threads: int) -> None:
         self.info = loaded.info
         self.on_batch: Callable[[BatchReport], None] | None = None
         self.on_broken: Callable[[ModelBroken], None] | None = None
         self._limits, self._throughput, self._runner = loaded.limits, loaded.throughput, loaded.runner
-        self._tokenizing = ThreadPoolExecutor(2, "tokenize")
+        self._tokenizing = Tokenizing(tokenizer_threads, _CHARACTERS_PER_TOKEN * loaded.limits.queue)
         self._scheduler: Scheduler[Ids, Vector] | None = None
 
     def start(self) -> None:
@@ -72,7 +75,7 @@ class _Engine:
         if self._scheduler:
             self._scheduler.close()
         self._runner.close()
-        self._tokenizing.shutdown()
+        self._tokenizing.close()
 
     def _report(self, report: BatchReport) -> None:
         if self.on_batch:
@@ -99,20 +102,28 @@ class _Engine:
             raise InvalidInput("max_tokens", f"must be 1 to {self.info.max_tokens}")
         return max_tokens
 
-    def _admissible(self, field: str, tokens: int, deadline: float | None) -> None:
+    def _admissible(self, field: str, tokens: int, lane: Lane, deadline: float | None) -> None:
         if tokens > self._limits.queue:
             raise InvalidInput(
                 field, f"{tokens} tokens or more in one request; this server takes {self._limits.queue}: split it"
             )
-        self._running.admissible(tokens, deadline)
+        self._running.admissible(tokens, lane, deadline)
 
-    async def _tokenize(self, characters: int, build: Callable[[], T]) -> tuple[T, float]:
-        """`build()` and the seconds it took, on another thread if the text is long."""
+    async def _tokenize(
+        self, texts: Sequence[str], head: int, lane: Lane, deadline: float | None, build: Callable[[Pause], T]
+    ) -> tuple[T, float]:
+        """`build` and the seconds it took, on another thread if there is much to read.
+
+        `head`: characters that are read with each text.
+        """
         start = time.perf_counter()
+        # Of a longer text no more is read, as a rule, than makes as many tokens as are kept.
+        most = max(WHOLE, _CHARACTERS_PER_TOKEN * self.info.max_tokens // 2)
+        characters = sum(min(head + len(text), most) for text in texts)
         if characters <= _INLINE_CHARACTERS:
-            built = build()
+            built = build(never)
         else:
-            built = await asyncio.get_running_loop().run_in_executor(self._tokenizing, build)
+            built = await self._tokenizing.run(build, characters=characters, lane=lane, deadline=deadline)
         return built, time.perf_counter() - start
 
     async def _compute(
@@ -127,7 +138,7 @@ class _Engine:
         """Each prompt with its output row, or its failure."""
         sound = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
         costs = [len(prompt.tokens) - shared for prompt in sound]
-        self._admissible(field, sum(costs) + shared, deadline)
+        self._admissible(field, sum(costs) + shared, lane, deadline)
         outcome = await self._running.submit(
             [prompt.tokens for prompt in sound], costs, shared=shared, lane=lane, deadline=deadline, context=context
         )
@@ -145,14 +156,15 @@ class _Engine:
 class EmbedEngine(_Engine):
     """Texts → unit vectors."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        super().__init__(loaded)
+    def __init__(self, loaded: Loaded, tokenizer_threads: int) -> None:
+        super().__init__(loaded, tokenizer_threads)
         self._prompts = EmbedPrompts(loaded.tokenizer)
 
     @classmethod
     def load(cls, settings: EngineSettings) -> Self:
         """Blocking: reads the weights, warms up, checks itself. Raises CheckpointError."""
-        return cls(load(settings, lambda checkpoint, tokenizer, device: unit_vectors, embeds=True))
+        loaded = load(settings, lambda checkpoint, tokenizer, device: unit_vectors, embeds=True)
+        return cls(loaded, settings.tokenizer_threads)
 
     async def embed(
         self,
@@ -172,11 +184,19 @@ class EmbedEngine(_Engine):
         Raises InvalidInput, Overloaded, DeadlineTooShort, Draining, ModelBroken for the request as a whole.
         """
         limit = self._limit(max_tokens)
-        self._admissible("texts", len(texts), deadline)
+        self._admissible("texts", len(texts), lane, deadline)
         prompts, tokenize_s = await self._tokenize(
-            sum(map(len, texts)) + len(instruction or ""),
-            lambda: self._prompts.build(
-                texts, input_type=input_type, instruction=instruction, truncation=truncation, max_tokens=limit
+            texts,
+            0 if input_type is InputType.DOCUMENT else len(instruction or DEFAULT_INSTRUCTION),
+            lane,
+            deadline,
+            lambda pause: self._prompts.build(
+                texts,
+                input_type=input_type,
+                instruction=instruction,
+                truncation=truncation,
+                max_tokens=limit,
+                pause=pause,
             ),
         )
         answers, outcome = await self._compute("texts", prompts, 0, lane, deadline, context)
@@ -192,8 +212,8 @@ class EmbedEngine(_Engine):
 class RerankEngine(_Engine):
     """A query and documents → a relevance logit per document."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        super().__init__(loaded)
+    def __init__(self, loaded: Loaded, tokenizer_threads: int) -> None:
+        super().__init__(loaded, tokenizer_threads)
         self._prompts = RerankPrompts(loaded.tokenizer)
 
     @classmethod
@@ -204,7 +224,7 @@ class RerankEngine(_Engine):
             prompts = RerankPrompts(tokenizer)
             return yes_no(checkpoint, prompts.yes_id, prompts.no_id, device)
 
-        return cls(load(settings, head, embeds=False))
+        return cls(load(settings, head, embeds=False), settings.tokenizer_threads)
 
     async def rerank(
         self,
@@ -220,11 +240,14 @@ class RerankEngine(_Engine):
     ) -> RerankResult:
         """A score or a failure per document, in the order given. Arguments and errors as for `EmbedEngine.embed`."""
         limit = self._limit(max_tokens)
-        self._admissible("documents", len(documents), deadline)
+        self._admissible("documents", len(documents), lane, deadline)
         (shared, prompts), tokenize_s = await self._tokenize(
-            sum(map(len, documents)) + len(query) + len(instruction or ""),
-            lambda: self._prompts.build(
-                query, documents, instruction=instruction, truncation=truncation, max_tokens=limit
+            [query, instruction or "", *documents],
+            0,
+            lane,
+            deadline,
+            lambda pause: self._prompts.build(
+                query, documents, instruction=instruction, truncation=truncation, max_tokens=limit, pause=pause
             ),
         )
         answers, outcome = await self._compute("documents", prompts, shared, lane, deadline, context)

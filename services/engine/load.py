@@ -33,7 +33,7 @@ _MAX_TOKENS = 8192  # of one text, where the settings name no limit
 # share its prefix only within a batch; at 2048 the 0.6B model's products reach 32 MB, for which glibc asks the system
 # each time, zeroed page by page. CUDA: enough to hide launches and fill the card.
 _BATCH_TOKENS = {"cpu": 2000, "cuda": 16384}
-# A bulk batch is what an interactive request may find in its way: as many tokens as take this long, but not fewer.
+# Bulk batches are what an interactive request may find in its way: as many tokens as take this long, but not fewer.
 _BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
@@ -87,12 +87,13 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
     runner = Runner(on_device, model_thread)
     rate = _warm_up(runner, tokenizer, batch_tokens)
+    depth = 2 if on_device.overlaps else 1
     limits = Limits(
         batch=batch_tokens,
-        bulk=min(batch_tokens, max(_BULK_TOKENS, int(rate * _BULK_S))),
+        bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(rate * _BULK_S))),
         queue=settings.queue_tokens or max(32 * batch_tokens, 16 * max_tokens),
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
-        depth=2 if on_device.overlaps else 1,
+        depth=depth,
     )
     _check_itself(runner, tokenizer, _TOLERANCE[dtype])
     dtype_name = str(dtype).removeprefix("torch.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.engine.ends import Pause
 from services.engine.errors import CheckpointError, InvalidInput
 from services.engine.tokenizer import Tokenizer, is_encodable
 from services.engine.types import Failure, Ids, InputType, Truncation
@@ -36,6 +37,10 @@ class Prompt:
     truncated: bool
 
 
+def never() -> None:
+    """For work that is not to be interrupted."""
+
+
 class EmbedPrompts:
     """`text` or `Instruct: {instruction}\\nQuery:{text}`, then exactly one `<|endoftext|>`, which is never cut."""
 
@@ -51,18 +56,24 @@ class EmbedPrompts:
         instruction: str | None,
         truncation: Truncation,
         max_tokens: int,
+        pause: Pause = never,
     ) -> list[Prompt | Failure]:
-        """Raises InvalidInput for the whole request if the instruction leaves no room for text."""
+        """Raises InvalidInput for the whole request if the instruction leaves no room for text.
+
+        `pause` is called between pieces of work, here and below.
+        """
         head, head_ids = "", np.empty(0, np.int32)
         if input_type is not InputType.DOCUMENT:
             default = SYMMETRIC_INSTRUCTION if input_type is InputType.SYMMETRIC else DEFAULT_INSTRUCTION
             head = EMBED_QUERY.format(instruction=_checked("instruction", instruction or default))
-            head_ids = self._tokenizer.encode([head])[0]
+            head_ids = self._tokenizer.encode_ends([head], max_tokens, 0, pause)[0]
         elif instruction:
             raise InvalidInput("instruction", "documents are embedded without one; set input_type to QUERY")
         room = max_tokens - len(self._end)
         if head and len(head_ids) >= room:
-            raise InvalidInput("instruction", f"{len(head_ids)} tokens leave no room for text within {max_tokens}")
+            raise InvalidInput(
+                "instruction", f"{len(head_ids)} tokens or more leave no room for text within {max_tokens}"
+            )
 
         def finish(index: int, ids: Ids) -> Prompt | Failure:
             if len(ids) <= room:
@@ -79,7 +90,8 @@ class EmbedPrompts:
                     kept = np.concatenate([ids[:shared], ids[len(ids) - (room - shared) :]])
             return Prompt(np.concatenate([kept, self._end]), truncated=True)
 
-        return _encode_each(self._tokenizer, "texts", texts, head, finish)
+        first, last = (len(head_ids), room) if truncation is Truncation.START else (room, 0)
+        return _encode_each(self._tokenizer, "texts", texts, head, finish, first, last, pause)
 
 
 class RerankPrompts:
@@ -104,6 +116,7 @@ class RerankPrompts:
         instruction: str | None,
         truncation: Truncation,
         max_tokens: int,
+        pause: Pause = never,
     ) -> tuple[int, list[Prompt | Failure]]:
         """The length of the shared prefix, and a prompt per document. Only documents are ever cut.
 
@@ -112,11 +125,13 @@ class RerankPrompts:
         body = RERANK_BODY.format(
             instruction=_checked("instruction", instruction or DEFAULT_INSTRUCTION), query=_checked("query", query)
         )
-        shared = np.concatenate([self._prefix, self._tokenizer.encode([body])[0]])
+        shared = np.concatenate([self._prefix, self._tokenizer.encode_ends([body], max_tokens, 0, pause)[0]])
         fixed = len(shared) + len(self._suffix)
         room = max_tokens - fixed
         if room < 1:
-            raise InvalidInput("query", f"with its prompt it takes {fixed} tokens of {max_tokens}: no room is left")
+            raise InvalidInput(
+                "query", f"with its prompt it takes {fixed} tokens or more of {max_tokens}: no room is left"
+            )
 
         def finish(index: int, ids: Ids) -> Prompt | Failure:
             over = len(ids) > room
@@ -125,7 +140,8 @@ class RerankPrompts:
             kept = ids[len(ids) - room :] if over and truncation is Truncation.START else ids[:room]
             return Prompt(np.concatenate([shared, kept, self._suffix]), truncated=over)
 
-        return len(shared), _encode_each(self._tokenizer, "documents", documents, " ", finish)
+        first, last = (0, room) if truncation is Truncation.START else (room, 0)
+        return len(shared), _encode_each(self._tokenizer, "documents", documents, " ", finish, first, last, pause)
 
 
 def common_prefix(a: Ids, b: Ids) -> int:
@@ -141,10 +157,17 @@ def _encode_each(
     texts: Sequence[str],
     head: str,
     finish: Callable[[int, Ids], Prompt | Failure],
+    first: int,
+    last: int,
+    pause: Pause,
 ) -> list[Prompt | Failure]:
-    """`finish(index, ids of head + text)` for every text; a text that is not Unicode fails alone."""
+    """`finish(index, ids of head + text)` for every text; a text that is not Unicode fails alone.
+
+    Of a text with more than `first + last` ids, those between may be missing.
+    """
     sound = [is_encodable(text) for text in texts]
-    ids = iter(tokenizer.encode([head + text for text, ok in zip(texts, sound, strict=True) if ok]))
+    joint = [head + text for text, ok in zip(texts, sound, strict=True) if ok]
+    ids = iter(tokenizer.encode_ends(joint, first, last, pause))
     return [
         finish(index, next(ids)) if ok else Failure(InvalidInput(f"{field}[{index}]", "is not valid Unicode text"))
         for index, ok in enumerate(sound)
@@ -158,4 +181,4 @@ def _checked(field: str, text: str) -> str:
 
 
 def _too_long(field: str, tokens: int, limit: int) -> Failure:
-    return Failure(InvalidInput(field, f"{tokens} tokens exceed the limit of {limit}"))
+    return Failure(InvalidInput(field, f"{tokens} tokens or more exceed the limit of {limit}"))

@@ -2,6 +2,9 @@
 
 A request waits in its lane as a row of items. Whenever the model is free the next batch is filled up to a budget of
 tokens: interactive before bulk, first in first out within a lane, a large request over as many batches as it takes.
+A batch cannot be interrupted, so what an interactive request finds in its way is at most one bulk batch. Bulk work
+ages: it goes first when it has been without a batch of its own for long enough, but never twice in a row while
+interactive work waits.
 All methods run on the event loop, so nothing is locked.
 """
 
@@ -21,17 +24,24 @@ R = TypeVar("R")  # what it gives
 
 Clock = Callable[[], float]
 
+# Of the queue, what bulk requests may fill together: the rest is kept for interactive ones. A bulk request that finds
+# no other waiting may fill all of it.
+_BULK_SHARE = 0.75
+# Aged bulk work gives way to interactive requests that would miss their deadlines for it, until it has waited so many
+# times its turn.
+_DEFERRED_TURNS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes in tokens."""
 
     batch: int  # of one batch; only an item larger than this exceeds it, alone
-    bulk: int  # of a batch opened by a bulk request: how long an interactive one may have to wait
+    bulk: int  # of the batches opened by bulk requests, together: how long an interactive one may have to wait
     queue: int  # admitted and not yet dispatched
     mixed: int  # a batch opened by an interactive request is filled up to here with bulk work: nearly free tokens
     depth: int = 1  # batches handed to the model at a time; 2 where it prepares one while it computes another
-    bulk_patience_s: float = 1.0  # after so long without service the bulk lane goes first, once
+    bulk_patience_s: float = 1.0  # the least time without a batch after which the bulk lane goes first, once
 
 
 @dataclass(eq=False, slots=True)
@@ -57,6 +67,11 @@ class Job(Generic[P, R]):
     def queued(self) -> int:
         """Tokens still to be dispatched."""
         return self.remaining + self.shared if self.next < len(self.costs) else 0
+
+    @property
+    def largest(self) -> int:
+        """Tokens of the largest item still to be dispatched."""
+        return max(self.costs[self.next :], default=0) + self.shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +130,20 @@ class Scheduler(Generic[P, R]):
         self._live: set[Job[P, R]] = set()
         self._running: dict[asyncio.Task[None], Batch[P, R]] = {}
         self._refusal: EngineError | None = None
-        self._bulk_served = self._last_end = clock()
+        self._last_lane = Lane.INTERACTIVE  # that opened the last batch
+        self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty lane, or ended a batch
+        self._bulk_took = 0.0  # seconds of the last batch it opened
         self._pumping = False
 
-    def admissible(self, tokens: int, deadline: float | None) -> None:
+    def admissible(self, tokens: int, lane: Lane, deadline: float | None) -> None:
         """Raises unless a request of at least `tokens` could be admitted now; cheap, to be asked before tokenising."""
         if self._refusal:
             raise self._refusal
         if deadline is not None and deadline <= self._clock():
             raise DeadlineTooShort
         excess = sum(self._queued.values()) + tokens - self._limits.queue
+        if lane is Lane.BULK and (bulk := self._queued[lane]):
+            excess = max(excess, bulk + tokens - int(_BULK_SHARE * self._limits.queue))
         if excess > 0:
             raise Overloaded(self._in_flight_s() + self._throughput.seconds(excess))
 
@@ -145,9 +164,10 @@ class Scheduler(Generic[P, R]):
         if not payloads:
             return Outcome([], 0.0, 0.0)
         total = sum(costs)
-        self.admissible(total + shared, deadline)
+        self.admissible(total + shared, lane, deadline)
+        # Aged bulk work gives way to deadlines: no part of its queue is ahead of an interactive request.
         ahead = self._queued[lane] if lane is Lane.INTERACTIVE else sum(self._queued.values())
-        wait = self._in_flight_s() + self._throughput.seconds(ahead + total + shared)
+        wait = self._in_flight_s() + self._throughput.seconds(ahead + total + shared, max(costs) + shared)
         if deadline is not None and self._clock() + wait > deadline:
             self._throughput.refused()
             raise DeadlineTooShort
@@ -165,7 +185,7 @@ class Scheduler(Generic[P, R]):
             results=[None] * len(payloads),
         )
         if lane is Lane.BULK and not self._queued[lane]:
-            self._bulk_served = job.admitted
+            self._bulk_since = job.admitted
         self._lanes[lane].append(job)
         self._queued[lane] += job.queued
         self._live.add(job)
@@ -213,41 +233,83 @@ class Scheduler(Generic[P, R]):
         self._pumping = False
         while len(self._running) < self._limits.depth and (batch := self._take()):
             batch.started = self._clock()
+            self._last_lane = batch.lane
             for job, _, _ in batch.parts:
                 job.started = job.started or batch.started
             self._running[asyncio.ensure_future(self._run(batch))] = batch
 
     def _take(self) -> Batch[P, R] | None:
         now = self._clock()
-        order = [Lane.INTERACTIVE, Lane.BULK]
-        if now - self._bulk_served > self._limits.bulk_patience_s:
-            order.reverse()
+        order = [Lane.BULK, Lane.INTERACTIVE] if self._bulk_is_due(now) else [Lane.INTERACTIVE, Lane.BULK]
+        under_way = self._bulk_under_way()
         batch: Batch[P, R] | None = None
         for lane in order:
             limit = self._limits.batch
             if lane is Lane.BULK:
-                limit = self._limits.mixed if batch else self._limits.bulk
-            jobs = self._lanes[lane]
-            while jobs:
-                job = jobs[0]
-                if job.future.done():  # cancelled or failed
-                    self._forget(job)
-                    jobs.popleft()
-                    continue
-                if job.deadline is not None and now + self._throughput.seconds(job.queued) > job.deadline:
-                    self._throughput.refused()
-                    self._fail(job, DeadlineTooShort())
-                    continue
+                limit = self._limits.mixed if batch else self._bulk_limit(under_way)
+            while job := self._front(lane, now):
+                if lane is Lane.BULK and not batch and under_way and job.costs[job.next] + job.shared > limit:
+                    break  # it would take a batch of its own, behind the one under way
                 batch = batch or Batch(lane)
                 before = job.queued
                 batch.fill(job, limit)
                 self._queued[lane] -= before - job.queued
-                if lane is Lane.BULK and job.queued < before:
-                    self._bulk_served = now
                 if job.queued:
                     break
-                jobs.popleft()
+                self._lanes[lane].popleft()
         return batch
+
+    def _front(self, lane: Lane, now: float) -> Job[P, R] | None:
+        """The first request of the lane that still waits and has time enough."""
+        jobs = self._lanes[lane]
+        while jobs:
+            job = jobs[0]
+            if job.future.done():  # cancelled or failed
+                self._forget(job)
+                jobs.popleft()
+            elif job.deadline is not None and now + self._throughput.seconds(job.queued, job.largest) > job.deadline:
+                self._throughput.refused()
+                self._fail(job, DeadlineTooShort())
+            else:
+                return job
+        return None
+
+    def _bulk_is_due(self, now: float) -> bool:
+        """Whether bulk work has aged so much that it goes first.
+
+        Its turn comes when interactive work has had as long as its last batch took. It gives way to those who would
+        miss their deadlines for it, but not for ever.
+        """
+        turn = max(self._limits.bulk_patience_s, self._bulk_took)
+        waited = now - self._bulk_since
+        if self._last_lane is Lane.BULK or waited <= turn or self._bulk_under_way():
+            return False
+        job = self._front(Lane.BULK, now)
+        if not job:
+            return False
+        return waited > _DEFERRED_TURNS * turn or not self._misses_deadline_for(job, now)
+
+    def _misses_deadline_for(self, bulk: Job[P, R], now: float) -> bool:
+        """Whether an interactive request would be in time now, but not after the next bulk batch."""
+        first = bulk.costs[bulk.next] + bulk.shared
+        batch_s = self._throughput.seconds(max(first, min(self._queued[Lane.BULK], self._bulk_limit(0))), first)
+        ahead = 0
+        for job in self._lanes[Lane.INTERACTIVE]:
+            ahead += job.queued
+            if job.deadline is not None and job.queued:
+                done = now + self._throughput.seconds(ahead)
+                if done <= job.deadline < done + batch_s:
+                    return True
+        return False
+
+    def _bulk_under_way(self) -> int:
+        """Tokens of the running batches that bulk requests opened."""
+        return sum(batch.cost for batch in self._running.values() if batch.lane is Lane.BULK)
+
+    def _bulk_limit(self, under_way: int) -> int:
+        """Tokens of the next batch that a bulk request opens."""
+        limits = self._limits
+        return min(limits.batch, limits.bulk // limits.depth, limits.bulk - under_way)
 
     async def _run(self, batch: Batch[P, R]) -> None:
         task = asyncio.current_task()
@@ -260,10 +322,13 @@ class Scheduler(Generic[P, R]):
             failure = error
         end = self._clock()
         del self._running[task]
+        # Batches overlap where depth > 1; the model's own time runs from the end of the one before.
+        took = end - max(batch.started, self._last_end)
+        self._last_end = end
         if failure is None:
-            # Batches overlap where depth > 1; the model's own time runs from the end of the one before.
-            self._throughput.measured(batch.cost, end - max(batch.started, self._last_end))
-            self._last_end = end
+            self._throughput.measured(batch.cost, took)
+        if batch.lane is Lane.BULK:
+            self._bulk_since, self._bulk_took = end, took
         position = 0
         for job, start, stop in batch.parts:
             if failure is not None:
@@ -293,8 +358,8 @@ class Scheduler(Generic[P, R]):
 
     def _in_flight_s(self) -> float:
         """Estimated time until the running batches are done."""
-        cost = sum(batch.cost for batch in self._running.values())
-        if not cost:
+        if not self._running:
             return 0.0
         oldest = min(batch.started for batch in self._running.values())
-        return max(0.0, self._throughput.seconds(cost) - (self._clock() - oldest))
+        whole = sum(self._throughput.seconds(batch.cost, batch.cost) for batch in self._running.values())
+        return max(0.0, whole - (self._clock() - oldest))

@@ -31,6 +31,7 @@ class Throughput:
         size = (tokens or self._batch_tokens).bit_length()
         return self._rates[min(self._rates, key=lambda known: abs(known - size))]
 
-    def seconds(self, tokens: int) -> float:
-        """Estimated time to compute `tokens`."""
-        return tokens / (self.rate(min(tokens, self._batch_tokens)) * self._optimism) if tokens else 0.0
+    def seconds(self, tokens: int, largest: int = 0) -> float:
+        """Estimated time to compute `tokens` in full batches, or in larger ones if one item has `largest` tokens."""
+        batch = min(tokens, max(self._batch_tokens, largest))
+        return tokens / (self.rate(batch) * self._optimism) if tokens else 0.0

@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer as Fast
 
+from services.engine.cuts import Cuts
+from services.engine.ends import Pause, encode_ends
 from services.engine.errors import CheckpointError
 from services.engine.types import Ids
 
 _CONTROL = re.compile(r"(<\|[a-z_]+\|>)")
+
+# Characters. The library computes several texts on threads of its own, which all callers share, and one text on the
+# caller's: there, few are quick and never wait, and a very long one keeps nobody waiting.
+_FEW, _VERY_LONG = 2000, 1 << 17
 
 
 class Tokenizer:
@@ -28,12 +34,23 @@ class Tokenizer:
         self._fast.no_truncation()
         self._fast.no_padding()
         self._fast.encode_special_tokens = True
+        self._cuts = Cuts(self._fast)
         self.vocab_size: int = self._fast.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """Token ids of each text, no special tokens added. Runs in parallel and without the GIL."""
-        encodings = self._fast.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        """Token ids of each text, no special tokens added. Many run in parallel, and without the GIL."""
+        lengths = [len(text) for text in texts]
+        together = sum(lengths) > _FEW and max(lengths) < _VERY_LONG
+        return [
+            np.array(encoding.ids, dtype=np.int32)
+            for batch in ([texts] if together else [[text] for text in texts])
+            for encoding in self._fast.encode_batch_fast(batch, add_special_tokens=False)
+        ]
+
+    def encode_ends(self, texts: Sequence[str], first: int, last: int, pause: Pause) -> list[Ids]:
+        """The same, but of long texts only the ends are read: at least the `first` and the `last` ids are those of the
+        whole, and more than `first + last` are given if there are more. `pause` is called between pieces of work."""
+        return encode_ends(self.encode, self._cuts, texts, first, last, pause)
 
     def template(self, text: str) -> Ids:
         """Token ids of a trusted template, in which `<|…|>` are control tokens."""

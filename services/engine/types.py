@@ -46,9 +46,10 @@ class EngineSettings:
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     max_tokens: int = 0  # per text, prompt and special tokens included; 0: 8192, or the model's where that is less
     batch_tokens: int = 0  # per step of the model; 0 picks a size that suits the device
-    queue_tokens: int = 0  # admitted but not yet running; 0: 32 batches, at least 16 texts of max_tokens
+    # Admitted but not yet running, a quarter for interactive requests alone; 0: 32 batches, at least 16 longest texts.
+    queue_tokens: int = 0
     threads: int | None = None  # of the CPU kernels; None: one per core
-    tokenizer_threads: int = 2
+    tokenizer_threads: int = 2  # bulk requests hold one less, if there are more
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ class WorkerSettings(ProcessSettings):
     )
     batch_tokens: int = Field(0, ge=0, description="tokens of one batch; 0: what suits the device")
     queue_tokens: int = Field(
-        0, ge=0, description="tokens that may wait before calls are refused; 0: 32 batches, at least 16 longest texts"
+        0,
+        ge=0,
+        description="tokens that may wait before calls are refused, a quarter of them for interactive calls alone;"
+        " 0: 32 batches, at least 16 longest texts",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one for each core")
     tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")

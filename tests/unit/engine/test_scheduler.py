@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -62,6 +62,10 @@ class World:
         return asyncio.ensure_future(self.scheduler.submit(payloads, costs, lane=lane, **kwargs))
 
 
+def has_interactive(batch: Batch[Any, Any]) -> bool:
+    return any(job.lane is Lane.INTERACTIVE for job, _, _ in batch.parts)
+
+
 async def settle() -> None:
     """Lets everything that is ready run."""
     for _ in range(6):
@@ -82,10 +86,12 @@ class Sent:
 class SchedulerMachine(RuleBasedStateMachine):
     """Any history of requests, cancellations, answers and passing time."""
 
+    limits = LIMITS
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.world = self.run(self.make(World))
+        self.world = self.run(self.make(lambda: World(self.limits)))
         self.sent: list[Sent] = []
         self.seen = 0  # batches already checked
         self.started: dict[Lane, int] = dict.fromkeys(Lane, -1)  # number of the last request served, per lane
@@ -159,9 +165,27 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def batches_keep_the_rules(self) -> None:
-        for batch in self.world.batches[self.seen :]:
-            self.check(batch)
+        for index in range(self.seen, len(self.world.batches)):
+            self.check(self.world.batches[index])
+            self.check_turn(index)
         self.seen = len(self.world.batches)
+
+    def check_turn(self, index: int) -> None:
+        """While interactive work waits, bulk work has no two turns in a row."""
+        waits = any(
+            sent.lane is Lane.INTERACTIVE
+            and not sent.task.done()
+            and (sent.number, len(sent.costs) - 1) not in self.items
+            for sent in self.sent
+        )
+        if waits and index + 1 == len(self.world.batches) and self.world.batches[index].lane is Lane.BULK:
+            assert index == 0 or self.world.batches[index - 1].lane is Lane.INTERACTIVE
+
+    @invariant()
+    def bulk_work_under_way_is_limited_together(self) -> None:
+        bulk = [batch for batch, _ in self.world.running if batch.lane is Lane.BULK]
+        alone = len(bulk) == 1 and sum(stop - start for _, start, stop in bulk[0].parts[:1]) == 1
+        assert alone or sum(batch.cost for batch in bulk if not has_interactive(batch)) <= self.limits.bulk
 
     def check(self, batch: Batch[Any, Any]) -> None:
         cost, count, bulk = 0, 0, 0
@@ -181,18 +205,18 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert item == 0 or (job.context, item - 1) in self.items
                 self.items.add((job.context, item))
         assert cost == batch.cost
-        assert cost <= LIMITS.batch or count == 1
+        assert cost <= self.limits.batch or count == 1
         if batch.lane is Lane.INTERACTIVE and bulk:
-            assert cost <= LIMITS.mixed
+            assert cost <= self.limits.mixed
         if bulk == cost:
-            assert cost <= LIMITS.bulk or count == 1
+            assert cost <= self.limits.bulk or count == 1
 
     @invariant()
     def the_books_balance(self) -> None:
         stats = self.world.scheduler.stats()
-        assert 0 <= stats.queued_tokens <= LIMITS.queue
+        assert 0 <= stats.queued_tokens <= self.limits.queue
         assert stats.inflight_tokens == sum(batch.cost for batch, _ in self.world.running)
-        assert len(self.world.running) <= LIMITS.depth
+        assert len(self.world.running) <= self.limits.depth
 
     @invariant()
     def never_idle_while_work_waits(self) -> None:
@@ -216,8 +240,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
+class OverlappingMachine(SchedulerMachine):
+    """The same with two batches under way."""
+
+    limits = replace(LIMITS, depth=2)
+
+
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestOverlapping = OverlappingMachine.TestCase
+TestOverlapping.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 
 
 @pytest.fixture
