@@ -144,7 +144,7 @@ def _fields(job: EmbedJob, model: embed_pb2.GetModelResponse) -> EmbedFields:
 
 def _answer(model: common_pb2.ModelIdentity, result: embed_pb2.EmbedResult, cost: Cost) -> Answer[VectorEntry]:
     if result.WhichOneof("outcome") == "error":
-        return Answer(model, None, result.error, cost=cost)
+        return Answer(model, None, result.error, cost=cost, tokens=result.tokens)
     data = result.embedding.data
     if len(data) != 2 * result.embedding.dimensions or not data or not finite(data):
         return Answer(model, None, to_status(NonFiniteResult()), cost=cost)
