@@ -15,6 +15,7 @@ from services.engine.cuda import Cuda
 from services.engine.devices import Cpu, Device
 from services.engine.errors import CheckpointError, EngineError
 from services.engine.heads import Head
+from services.engine.identity import fingerprint
 from services.engine.linear import choose_cpu_format, dense
 from services.engine.pointwise import Fused, InPlace, Pointwise
 from services.engine.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
@@ -96,18 +97,19 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
     )
     _check_itself(runner, tokenizer, _TOLERANCE[dtype])
     dtype_name = str(dtype).removeprefix("torch.")
-    identity = (
-        checkpoint.name,
-        checkpoint.revision,
-        weights_digest,
-        hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
-        dtype_name,
-        TEMPLATE_VERSION,
-    )
     info = ModelInfo(
         name=checkpoint.name,
         revision=checkpoint.revision,
-        fingerprint=hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32],
+        fingerprint=fingerprint(
+            name=checkpoint.name,
+            revision=checkpoint.revision,
+            config=config,
+            weights=weights_digest,
+            tokenizer=hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
+            head="embedding" if embeds else "yes over no",
+            dtype=dtype_name,
+            template=TEMPLATE_VERSION,
+        ),
         dimensions=config.hidden_size if embeds else 0,
         max_tokens=max_tokens,
         dtype=dtype_name,

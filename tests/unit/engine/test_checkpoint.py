@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from services.engine.config import ModelConfig
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.errors import CheckpointError
 from services.engine.folder import readable
+from services.engine.identity import fingerprint
 from services.engine.types import EngineSettings
 from tests.support.checkpoints import edit_config
 from tests.unit.engine.conftest import device, ids
@@ -288,3 +290,39 @@ def test_what_the_system_refuses_is_named(copy: Callable[..., Path]) -> None:
     (folder / "config.json").mkdir()
     with pytest.raises(CheckpointError, match=r"copy: config\.json cannot be read \(Is a directory\)"):
         load(folder)
+
+
+IDENTITY = {
+    "name": "n", "revision": "r", "config": ModelConfig.parse(QWEN_06B), "weights": "w", "tokenizer": "t",
+    "head": "h", "dtype": "d", "template": "v",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in IDENTITY if name != "config"])
+def test_each_part_of_the_identity_changes_the_fingerprint(name: str) -> None:
+    assert fingerprint(**{**IDENTITY, name: "other"}) != fingerprint(**IDENTITY)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ModelConfig)])
+def test_each_value_of_the_config_changes_the_fingerprint(name: str) -> None:
+    config = ModelConfig.parse(QWEN_06B)
+    value = getattr(config, name)
+    changed = replace(config, **{name: not value if isinstance(value, bool) else value * 2})
+    assert fingerprint(**{**IDENTITY, "config": changed}) != fingerprint(**IDENTITY)
+
+
+def test_the_fingerprint_follows_the_config_and_not_how_it_is_written(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    base = load(folder).info  # type: ignore[attr-defined]
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    harmless = dict(reversed(config.items())) | {"rope_theta": rope["rope_theta"], "transformers_version": "4.51.0"}
+    (folder / "config.json").write_text(json.dumps(harmless, indent=7))
+    assert load(folder).info == base  # type: ignore[attr-defined]
+    prints = {base.fingerprint}
+    for changes in [{"rope_theta": 10_000.0}, {"rms_norm_eps": 1e-5}]:
+        edit_config(folder, **{**harmless, **changes})
+        prints.add(load(folder).info.fingerprint)  # type: ignore[attr-defined]
+    edit_config(folder, **harmless)
+    prints.add(load(folder, RerankEngine, max_tokens=256).info.fingerprint)  # type: ignore[attr-defined]
+    assert len(prints) == 4
