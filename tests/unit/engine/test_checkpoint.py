@@ -1,6 +1,7 @@
 """Reading a checkpoint: layouts that must load, and faults that must be named."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.errors import CheckpointError
 from services.engine.folder import readable
 from services.engine.identity import fingerprint
-from services.engine.types import EngineSettings
-from tests.support.checkpoints import edit_config
-from tests.unit.engine.conftest import device, ids
+from services.engine.types import EngineSettings, Failure
+from tests.support.checkpoints import edit_config, tokenizer
+from tests.unit.engine.conftest import blocking, device, ids
 
 QWEN_06B = {
     "model_type": "qwen3", "vocab_size": 151669, "hidden_size": 1024, "intermediate_size": 3072,
@@ -290,6 +291,22 @@ def test_what_the_system_refuses_is_named(copy: Callable[..., Path]) -> None:
     (folder / "config.json").mkdir()
     with pytest.raises(CheckpointError, match=r"copy: config\.json cannot be read \(Is a directory\)"):
         load(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_starts_and_fails_only_the_text_that_needs_them(
+    checkpoints: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = tokenizer()
+    rows = words.token_to_id("<think>")
+    folder = checkpoints("tied", bare=True, vocab_size=rows)
+    with caplog.at_level(logging.WARNING, "winnow.engine"):
+        engine = load(folder)
+    assert f"tokenizer.json has {words.get_vocab_size()} tokens, the model only {rows}" in caplog.text
+    with blocking(engine) as embed:  # type: ignore[arg-type]
+        good, bad, other = embed("embed", ["gravity", "a <think> b", "gravity"]).items
+    assert isinstance(bad, Failure)
+    assert "texts[1]: holds '<think>'" in str(bad.error)
+    assert np.array_equal(good.vector, other.vector)
 
 
 IDENTITY = {
