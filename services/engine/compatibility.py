@@ -146,22 +146,20 @@ def _check_pooling(name: str, file: Path) -> None:
 
 def _check_prompts(name: str, settings: Mapping[str, Any]) -> None:
     """Ours are put before texts whatever the folder says, so it must say the same."""
-    file, prompts, default = (
-        "config_sentence_transformers.json",
-        _prompts(settings),
-        settings.get("default_prompt_name"),
-    )
-    if prompts.get(default):
+    at, prompts = f"{name}: config_sentence_transformers.json", _prompts(settings)
+    if prompts.get(default := settings.get("default_prompt_name")):
         raise CheckpointError(
-            f"{name}: {file}: default_prompt_name = {default!r} puts a prompt before every text, which is not done here"
+            f"{at}: default_prompt_name = {default!r} puts a prompt before every text, which is not done here; set it"
+            " to null, and send queries as such"
         )
     query = EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION)
     for key, prompt in prompts.items():
         fits = prompt == query if key == "query" else not prompt or (_QUERY.fullmatch(prompt) and key not in _DOCUMENTS)
         if not fits:
-            ours = repr(query) if key == "query" else "none for documents, and 'Instruct: …\\nQuery:' for all others"
+            ours = repr(query) if key == "query" else "none for documents, else 'Instruct: …\\nQuery:'"
             raise CheckpointError(
-                f"{name}: {file}: prompts.{key} = {prompt!r} is not supported; the prompt here is {ours}"
+                f"{at}: prompts.{key} = {prompt!r} is not served; the prompt here is {ours}, and a request may bring"
+                " another instruction: set it so if that is how the model was trained"
             )
 
 

@@ -48,6 +48,8 @@ def snapshot(model: str, revision: str | None) -> Path:
         pass
     except ValueError:
         raise CheckpointError(f"{model}: no such folder, and not a valid hub id") from None
+    except OSError as error:
+        raise CheckpointError(f"{model}: the local cache cannot be read ({error.strerror})") from None
     else:
         if _whole(folder):
             if revision is None or not _COMMIT.fullmatch(revision):

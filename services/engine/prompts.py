@@ -137,10 +137,7 @@ class RerankPrompts:
         fixed = len(shared) + len(self._suffix)
         room = max_tokens - fixed
         if room < 1:
-            field = "query"
-            if instruction:
-                lengths = [len(ids) for ids in self._tokenizer.encode([instruction, query])]
-                field = "instruction" if lengths[0] > lengths[1] else "query"
+            field = "instruction" if instruction and len(instruction.encode()) > len(query.encode()) else "query"
             raise InvalidInput(field, f"with its prompt it takes {fixed} tokens of {max_tokens}: no room is left")
         if self._tokenizer.beyond(shared):
             for name, text in (("instruction", task), ("query", query)):
