@@ -115,10 +115,10 @@ def _check_reranker(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
                     f" (tokens {prompts.yes_id} and {prompts.no_id}), so it is not served"
                 )
     default = _prompts(settings).get(settings.get("default_prompt_name"))
-    if default and default != DEFAULT_INSTRUCTION:
-        raise CheckpointError(
-            f"{name}: config_sentence_transformers.json: its default prompt is {default!r}, not the instruction that is"
-            " used here; remove default_prompt_name and send the instruction with each request"
+    if default and default != DEFAULT_INSTRUCTION:  # any request may bring its own, so this is no reason to refuse
+        log.warning(
+            "%s: its default instruction is %r; here it is %r, so send the model's own with each request",
+            *(name, default, DEFAULT_INSTRUCTION),
         )
     if not checkpoint.has_prefix:
         raise CheckpointError(f"{name}: its tensors are named as a Qwen3Model's (norm.weight): {_NO_RERANKER}")

@@ -286,14 +286,16 @@ def test_embedder_and_reranker_are_not_swapped(embedder: Path, reranker: Path) -
     refused(reranker, EmbedEngine, "model_type", "CrossEncoder")
 
 
-def test_a_reranker_that_scores_by_other_words_is_refused(reranker: Path) -> None:
+def test_a_reranker_that_scores_by_other_words_is_refused(reranker: Path, caplog: pytest.LogCaptureFixture) -> None:
     cross_encoder(reranker, false_token_id=None)
     refused(reranker, RerankEngine, "1_LogitScore", "'yes' over 'no'")
     cross_encoder(reranker, true_token_id=7)
     refused(reranker, RerankEngine, "1_LogitScore")
     cross_encoder(reranker)
     settings(prompts={"query": "Is it about cats?"})(reranker)
-    refused(reranker, RerankEngine, "Is it about cats?")
+    with caplog.at_level(logging.WARNING, "winnow.engine"):
+        load(reranker, RerankEngine)
+    assert "default instruction is 'Is it about cats?'" in caplog.text
 
 
 def test_a_tied_head_that_was_stored_with_other_values_is_refused_for_rerankers(reranker: Path) -> None:
