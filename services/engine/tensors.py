@@ -94,9 +94,10 @@ def missing_weights(folder: Path) -> str | None:
     if (folder / _INDEX).is_file():
         wanted, why = set(_listed(folder).values()), f", though {_INDEX} lists it"
     else:
-        files, wanted, why = [file.name for file in folder.glob("*.safetensors")], set[str](), ""
+        files, why = [file.name for file in folder.glob("*.safetensors")], ""
         if not files:
             return "no *.safetensors file; weights in other formats are not read"
+        wanted = set(files)  # a link may point nowhere
         for stem, number, count in (part.groups() for part in map(_PART.fullmatch, files) if part):
             wanted |= {f"{stem}-{i:0{len(number)}}-of-{count}.safetensors" for i in range(1, int(count) + 1)}
     lacking = sorted(file for file in wanted if not (folder / file).is_file())

@@ -109,6 +109,12 @@ def test_a_cache_with_a_hole_is_filled_from_the_hub(cache: Path, model: Path, lo
         assert f"opened {COMMIT}" in opened(served.url, cache)
 
 
+def test_a_link_that_points_nowhere_is_a_hole(cache: Path, checkpoints: Callable[..., Path]) -> None:
+    (by_hand(cache, checkpoints()) / "model.safetensors").resolve().unlink()
+    with hub(MODEL, checkpoints()) as served:
+        assert f"opened {COMMIT}" in opened(served.url, cache)
+
+
 def test_a_hub_that_never_answers_is_told_and_not_waited_for(silent: str, cache: Path, model: Path) -> None:
     assert "the hub does not answer" in opened(silent, cache)
     (hole,) = by_hand(cache, model).glob("model-00001-of-*.safetensors")
