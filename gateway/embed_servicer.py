@@ -171,7 +171,8 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
             answer = next(answers)
             entry = answer.entry
             if entry is None:
-                results.append(embed_pb2.EmbedResult(error=placed(answer.error or status_pb2.Status(), path)))
+                problem = placed(answer.error or status_pb2.Status(), path)
+                results.append(embed_pb2.EmbedResult(error=problem, tokens=answer.tokens))
             else:
                 result = embed_pb2.EmbedResult(
                     embedding=next(encoded), tokens=entry.tokens, truncated=entry.truncated, cache_hit=answer.hit

@@ -155,7 +155,7 @@ def _fields(job: EmbedJob, model: embed_pb2.GetModelResponse) -> EmbedFields:
 
 def _answer(model: common_pb2.ModelIdentity, result: embed_pb2.EmbedResult, cost: Cost) -> Answer[VectorEntry]:
     if result.WhichOneof("outcome") == "error":
-        return Answer(model, None, result.error, cost=cost)
+        return Answer(model, None, result.error, cost=cost, tokens=result.tokens)
     data = result.embedding.data
     sound = len(data) == _VALUE_BYTES * result.embedding.dimensions
     entry = VectorEntry.of(data, result.tokens, result.truncated) if sound else None

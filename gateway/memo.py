@@ -22,13 +22,14 @@ E = TypeVar("E", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[E]):
-    """The answer for one item: an entry, or the error in its place."""
+    """The answer for one item: an entry, or the error in its place. `tokens`: of one that failed, 0 if not counted."""
 
     model: common_pb2.ModelIdentity
     entry: E | None
     error: status_pb2.Status | None = None
     hit: bool = False
     cost: Cost = FREE
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ async def embed(
     `detailed`: with spans of the stages.
     """
     problems: dict[int, Problem] = {}
+    counted: dict[int, int] = {}  # tokens of texts that failed
     for index, text in enumerate(texts):
         if problem := oversized(field(index), text, max_text_bytes):
             problems[index] = problem
@@ -73,7 +74,7 @@ async def embed(
         spent = result.timings
         for index, item in zip(sound, result.items, strict=True):
             if isinstance(item, Failure):
-                problems[index] = item_problem(item.error, field(index))
+                problems[index], counted[index] = item_problem(item.error, field(index)), item.tokens
             else:
                 items[index] = item
         signals.served(request, spent, sum(item.tokens for item in items.values()))
@@ -81,7 +82,7 @@ async def embed(
     results: list[embed_pb2.EmbedResult] = []
     for index in range(len(texts)):
         if index in problems:
-            results.append(embed_pb2.EmbedResult(error=to_status(problems[index])))
+            results.append(embed_pb2.EmbedResult(error=to_status(problems[index]), tokens=counted.get(index, 0)))
             continue
         item, embedding = items[index], next(vectors)
         if embedding is None:

@@ -103,7 +103,9 @@ class EmbedServicer(embed_pb2_grpc.EmbedServiceServicer):
         ) as answers:
             async for response in answers:
                 items += len(response.results)
-                tokens += sum(answer.result.tokens for answer in response.results)
+                tokens += sum(
+                    answer.result.tokens for answer in response.results if answer.result.HasField("embedding")
+                )
                 yield response
         self._describe(engine, engine.info.dimensions, items)
         trace.get_current_span().set_attribute(names.INPUT_TOKENS, tokens)

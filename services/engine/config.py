@@ -6,6 +6,9 @@ from typing import Any
 
 from services.engine.errors import CheckpointError
 
+_ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model")
+_SERVED = " and ".join(_ARCHITECTURES)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -28,13 +31,17 @@ class ModelConfig:
         """Reads what transformers 4 and 5 write. Raises CheckpointError for anything this engine would get wrong."""
         if raw.get("model_type") != "qwen3":
             raise CheckpointError(f"config.json: model_type is {raw.get('model_type')!r}; only 'qwen3' can be served")
-        _refuse(raw, "attention_bias", bool(raw.get("attention_bias")))
-        _refuse(raw, "hidden_act", raw.get("hidden_act", "silu") != "silu")
-        _refuse(raw, "use_sliding_window", bool(raw.get("use_sliding_window")))
-        _refuse(raw, "layer_types", any(kind != "full_attention" for kind in raw.get("layer_types") or ()))
-        # transformers 4: rope_theta and rope_scaling; 5: both inside rope_parameters.
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-        _refuse(raw, "rope_scaling", rope.get("rope_type", rope.get("type", "default")) != "default")
+        _refuse_foreign(raw)
+        for name, unsupported in [
+            ("attention_bias", bool(raw.get("attention_bias"))),
+            ("hidden_act", raw.get("hidden_act", "silu") != "silu"),
+            ("use_sliding_window", bool(raw.get("use_sliding_window"))),
+            ("layer_types", any(kind != "full_attention" for kind in raw.get("layer_types") or ())),
+            ("num_experts", bool(raw.get("num_experts"))),
+        ]:
+            if unsupported:
+                raise CheckpointError(f"config.json: {name} = {raw[name]!r} is not supported")
+        rope = _rope(raw)
         try:
             heads = int(raw["num_attention_heads"])
             config = cls(
@@ -54,13 +61,61 @@ class ModelConfig:
             raise CheckpointError(f"config.json: {missing.args[0]} is missing") from None
         except (TypeError, ValueError) as wrong:
             raise CheckpointError(f"config.json: {wrong}") from None
-        if config.num_attention_heads % config.num_key_value_heads:
+        if config.num_attention_heads < 1 or config.num_attention_heads % config.num_key_value_heads:
             raise CheckpointError("config.json: num_attention_heads is not a multiple of num_key_value_heads")
         if config.head_dim % 2 or config.num_hidden_layers < 1:
             raise CheckpointError("config.json: head_dim must be even and num_hidden_layers at least 1")
         return config
 
 
-def _refuse(raw: Mapping[str, Any], name: str, unsupported: bool) -> None:
-    if unsupported:
-        raise CheckpointError(f"config.json: {name} = {raw.get(name)!r} is not supported")
+def _refuse_foreign(raw: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for a model that is not computed as Qwen3 is, whatever its tensors are called."""
+    for name in ("quantization_config", "compression_config"):
+        if how := raw.get(name):
+            raise CheckpointError(
+                f"config.json: {name}: the weights are quantised ({_method(how)}), which is not served; give the"
+                " checkpoint as it was before, in bfloat16, float16 or float32"
+            )
+    if code := raw.get("auto_map"):
+        raise CheckpointError(f"config.json: auto_map = {code!r}: the model needs code of its own, which is never run")
+    for name, other in (("is_causal", False), ("use_bidirectional_attention", True)):
+        if raw.get(name) is other:
+            raise CheckpointError(
+                f"config.json: {name} = {other!r}: the model attends in both directions; only causal ones are served"
+            )
+    named = raw.get("architectures") or ()
+    for architecture in [named] if isinstance(named, str) else named:
+        if architecture not in _ARCHITECTURES:
+            classifies = "SequenceClassification" in str(architecture)
+            advice = "; give the reranker that answers yes or no (Qwen3ForCausalLM)" if classifies else ""
+            raise CheckpointError(
+                f"config.json: architectures = [{architecture!r}] is not served, only {_SERVED}{advice}"
+            )
+
+
+def _method(how: object) -> str:
+    """What a quantization_config says, in words."""
+    if not isinstance(how, Mapping):
+        return repr(how)
+    method = str(how.get("quant_method") or how.get("quantization_method") or how.get("quant_algo") or "unknown method")
+    bits = 4 if how.get("load_in_4bit") else 8 if how.get("load_in_8bit") else how.get("bits")
+    name = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8"}.get(method, method)
+    return f"{name}, {bits} bits" if bits else name
+
+
+def _rope(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Positions. transformers 4 writes rope_theta and rope_scaling, 5 writes both into rope_parameters."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(name) or {}
+        if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+            raise CheckpointError(f"config.json: {name} = {rope!r} is not supported")
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind != "default":
+            raise CheckpointError(
+                f"config.json: {name} asks for {kind!r} (YaRN and its kin stretch positions), which is not supported;"
+                " take it out to serve texts up to the model's own length"
+            )
+        for place in (rope, raw):
+            if (share := place.get("partial_rotary_factor", 1)) != 1:
+                raise CheckpointError(f"config.json: partial_rotary_factor = {share!r} is not supported")
+    return raw.get("rope_parameters") or raw.get("rope_scaling") or {}

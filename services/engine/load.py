@@ -1,6 +1,7 @@
 """Start-up: settings → checkpoint → model on its device, warmed up and checked against itself."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from services.engine import machine
+from services.engine import compatibility, machine
 from services.engine.checkpoint import Checkpoint
 from services.engine.cuda import Cuda
 from services.engine.devices import Cpu, Device
 from services.engine.errors import CheckpointError, EngineError
 from services.engine.heads import Head
+from services.engine.identity import fingerprint
 from services.engine.linear import choose_cpu_format, dense
 from services.engine.pointwise import Fused, InPlace, Pointwise
 from services.engine.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
@@ -49,6 +51,9 @@ _WARM_UP_TOKENS = 256
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
 
+log = logging.getLogger("winnow.engine")
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model ready to serve."""
@@ -66,14 +71,21 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
     machine.use_threads(settings.threads, settings.tokenizer_threads)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     config = checkpoint.config
-    max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings)
+    own_limit = compatibility.longest_text(checkpoint.folder) or config.max_position_embeddings
+    max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings, own_limit)
     if not 64 <= max_tokens <= config.max_position_embeddings:
         raise CheckpointError(f"max_tokens is {max_tokens}; this model takes 64 to {config.max_position_embeddings}")
-    tokenizer = Tokenizer(checkpoint.tokenizer_file)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"tokenizer.json has {tokenizer.vocab_size} tokens, the model's vocabulary only {config.vocab_size}"
+    if max_tokens > own_limit:
+        log.warning(
+            "%s: texts may hold %d tokens, but the model is made for %d", checkpoint.name, max_tokens, own_limit
         )
+    tokenizer = Tokenizer(checkpoint.tokenizer_file, config.vocab_size)
+    if tokenizer.vocab_size > config.vocab_size:
+        log.warning(
+            "%s: tokenizer.json has %d tokens, the model only %d; a text that holds one of the others is refused",
+            *(checkpoint.name, tokenizer.vocab_size, config.vocab_size),
+        )
+    compatibility.check(checkpoint, tokenizer, embeds=embeds)
     # One thread alone calls torch. Each that does gets OpenMP threads of its own, and where these are more than the
     # processors, they sleep between two kernels and must be woken for each.
     model_thread = ThreadPoolExecutor(1, "model")
@@ -97,18 +109,19 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
     )
     _check_itself(runner, tokenizer, _TOLERANCE[dtype])
     dtype_name = str(dtype).removeprefix("torch.")
-    identity = (
-        checkpoint.name,
-        checkpoint.revision,
-        weights_digest,
-        hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
-        dtype_name,
-        TEMPLATE_VERSION,
-    )
     info = ModelInfo(
         name=checkpoint.name,
         revision=checkpoint.revision,
-        fingerprint=hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32],
+        fingerprint=fingerprint(
+            name=checkpoint.name,
+            revision=checkpoint.revision,
+            config=config,
+            weights=weights_digest,
+            tokenizer=hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
+            head="embedding" if embeds else "yes over no",
+            dtype=dtype_name,
+            template=TEMPLATE_VERSION,
+        ),
         dimensions=config.hidden_size if embeds else 0,
         max_tokens=max_tokens,
         dtype=dtype_name,
@@ -162,7 +175,7 @@ def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
 
 def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
     """Touches every weight and allocates; gives tokens per second of a large batch."""
-    text = tokenizer.encode([_PROBE])[0][:24]
+    text = _probe(tokenizer)
     # Different beginnings, so that nothing is shared.
     batch = [np.roll(text, i) for i in range(max(1, min(batch_tokens, _WARM_UP_TOKENS) // len(text)))]
     seconds = []
@@ -175,12 +188,16 @@ def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
 
 def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> None:
     """One text alone, and among others with which it shares prefixes, must give the same output."""
-    text = tokenizer.encode([_PROBE])[0][:24]
+    text = _probe(tokenizer)
     crowd: list[Ids] = [text[:3], text[::-1], np.concatenate([text, text]), text, np.concatenate([text, text[::-1]])]
     alone, together = _row(runner.run([text])[0]), _row(runner.run(crowd)[3])
     distance, size = np.linalg.norm(alone - together), np.linalg.norm(alone)
     if distance > tolerance * max(1.0, float(size)):
         raise CheckpointError("self-check failed: a text alone and the same text in a batch give different results")
+
+
+def _probe(tokenizer: Tokenizer) -> Ids:
+    return np.minimum(tokenizer.encode([_PROBE])[0][:24], tokenizer.rows - 1)
 
 
 def _row(output: Vector | EngineError) -> Vector:

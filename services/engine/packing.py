@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.engine.prompts import common_prefix
 from services.engine.types import Ids
 
 MIN_SHARED = 8  # a shorter common prefix is not worth a segment of its own
@@ -143,3 +142,10 @@ def _range(start: int, length: int) -> Ids:
 
 def _cumulative(counts: list[int]) -> Ids:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+
+def common_prefix(a: Ids, b: Ids) -> int:
+    """How many leading tokens `a` and `b` share."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if differ.size else n

@@ -24,6 +24,10 @@ RERANK_PREFIX = (
 RERANK_BODY = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"
 RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
+_RERANK_MARKS = ("<|im_start|>", "<|im_end|>")  # what parts the caller's texts from ours
+_PROBE = "what is gravity, if not a force?"
+_NO_LIMIT = 1 << 20
+
 TEMPLATE_VERSION = hashlib.sha256(
     "\0".join([EMBED_QUERY, EMBED_END, RERANK_PREFIX, RERANK_BODY, RERANK_SUFFIX]).encode()
 ).hexdigest()[:12]
@@ -46,7 +50,15 @@ class EmbedPrompts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._end = np.array([tokenizer.single(EMBED_END)], np.int32)
+        self._end = np.array([tokenizer.control(EMBED_END)], np.int32)
+        tokenizer.template(EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION))
+
+    def check(self) -> None:
+        """Compares with what the tokenizer makes of the whole prompt by itself. Raises CheckpointError."""
+        (built,) = self.build(
+            [_PROBE], input_type=InputType.QUERY, instruction=None, truncation=Truncation.END, max_tokens=_NO_LIMIT
+        )
+        _compare(self._tokenizer, EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) + _PROBE + EMBED_END, built)
 
     def build(
         self,
@@ -67,6 +79,7 @@ class EmbedPrompts:
             default = SYMMETRIC_INSTRUCTION if input_type is InputType.SYMMETRIC else DEFAULT_INSTRUCTION
             head = EMBED_QUERY.format(instruction=_checked("instruction", instruction or default))
             head_ids = self._tokenizer.encode_ends([head], max_tokens, 0, pause)[0]
+            _within(self._tokenizer, "instruction", head_ids)
         elif instruction:
             raise InvalidInput("instruction", "documents are embedded without one; set input_type to QUERY")
         room = max_tokens - len(self._end)
@@ -84,10 +97,10 @@ class EmbedPrompts:
                 case Truncation.END:
                     kept = ids[:room]
                 case Truncation.START:
-                    # The head stays. It shares its last token with the text (":what" is one piece), so it is
-                    # measured on the joint tokens.
-                    shared = common_prefix(head_ids, ids)
-                    kept = np.concatenate([ids[:shared], ids[len(ids) - (room - shared) :]])
+                    # The head's own tokens, then the text's last ones: read back, they are the head and a tail of the
+                    # text. The joint tokens would not do: the last of the head may hold the start of the text
+                    # (":what" is one piece), which is cut.
+                    kept = np.concatenate([head_ids, ids[len(ids) - (room - len(head_ids)) :]])
             return Prompt(np.concatenate([kept, self._end]), truncated=True)
 
         first, last = (len(head_ids), room) if truncation is Truncation.START else (room, 0)
@@ -102,11 +115,19 @@ class RerankPrompts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        for mark in _RERANK_MARKS:
+            tokenizer.control(mark)
         self._prefix = tokenizer.template(RERANK_PREFIX)
         self._suffix = tokenizer.template(RERANK_SUFFIX)
         self.yes_id, self.no_id = tokenizer.single("yes"), tokenizer.single("no")
         if self.yes_id == self.no_id:
             raise CheckpointError("tokenizer.json: 'yes' and 'no' are the same token")
+
+    def check(self) -> None:
+        """Compares with what the tokenizer makes of the whole prompt by itself. Raises CheckpointError."""
+        _, (built,) = self.build(_PROBE, [_PROBE], instruction=None, truncation=Truncation.END, max_tokens=_NO_LIMIT)
+        body = RERANK_BODY.format(instruction=DEFAULT_INSTRUCTION, query=_PROBE)
+        _compare(self._tokenizer, f"{RERANK_PREFIX}{body} {_PROBE}{RERANK_SUFFIX}", built)
 
     def build(
         self,
@@ -120,18 +141,27 @@ class RerankPrompts:
     ) -> tuple[int, list[Prompt | Failure]]:
         """The length of the shared prefix, and a prompt per document. Only documents are ever cut.
 
-        Raises InvalidInput for the whole request if instruction and query leave no room for a document.
+        Raises InvalidInput for the whole request if instruction and query leave no room for a document; it names the
+        longer of the two.
         """
-        body = RERANK_BODY.format(
-            instruction=_checked("instruction", instruction or DEFAULT_INSTRUCTION), query=_checked("query", query)
-        )
-        shared = np.concatenate([self._prefix, self._tokenizer.encode_ends([body], max_tokens, 0, pause)[0]])
+        task = _checked("instruction", instruction or DEFAULT_INSTRUCTION)
+        body = RERANK_BODY.format(instruction=task, query=_checked("query", query))
+
+        def read(text: str) -> Ids:
+            return self._tokenizer.encode_ends([text], max_tokens, 0, pause)[0]
+
+        shared = np.concatenate([self._prefix, read(body)])
         fixed = len(shared) + len(self._suffix)
         room = max_tokens - fixed
         if room < 1:
+            field = "instruction" if instruction and len(instruction.encode()) > len(query.encode()) else "query"
             raise InvalidInput(
-                "query", f"with its prompt it takes {fixed} tokens or more of {max_tokens}: no room is left"
+                field, f"with its prompt it takes {fixed} tokens or more of {max_tokens}: no room is left"
             )
+        if self._tokenizer.beyond(shared):
+            for name, text in (("instruction", task), ("query", query)):
+                _within(self._tokenizer, name, read(text))
+            _within(self._tokenizer, "query", shared)
 
         def finish(index: int, ids: Ids) -> Prompt | Failure:
             over = len(ids) > room
@@ -144,13 +174,6 @@ class RerankPrompts:
         return len(shared), _encode_each(self._tokenizer, "documents", documents, " ", finish, first, last, pause)
 
 
-def common_prefix(a: Ids, b: Ids) -> int:
-    """How many leading tokens `a` and `b` share."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if differ.size else n
-
-
 def _encode_each(
     tokenizer: Tokenizer,
     field: str,
@@ -161,7 +184,7 @@ def _encode_each(
     last: int,
     pause: Pause,
 ) -> list[Prompt | Failure]:
-    """`finish(index, ids of head + text)` for every text; a text that is not Unicode fails alone.
+    """`finish(index, ids of head + text)` for every text; a text that cannot be read fails alone.
 
     Of a text with more than `first + last` ids, those between may be missing.
     """
@@ -169,9 +192,36 @@ def _encode_each(
     joint = [head + text for text, ok in zip(texts, sound, strict=True) if ok]
     ids = iter(tokenizer.encode_ends(joint, first, last, pause))
     return [
-        finish(index, next(ids)) if ok else Failure(InvalidInput(f"{field}[{index}]", "is not valid Unicode text"))
+        _read_or_fail(tokenizer, f"{field}[{index}]", finish(index, next(ids)))
+        if ok
+        else Failure(InvalidInput(f"{field}[{index}]", "is not valid Unicode text"))
         for index, ok in enumerate(sound)
     ]
+
+
+def _read_or_fail(tokenizer: Tokenizer, field: str, prompt: Prompt | Failure) -> Prompt | Failure:
+    if isinstance(prompt, Prompt):
+        try:
+            _within(tokenizer, field, prompt.tokens)
+        except InvalidInput as error:
+            return Failure(error, tokens=len(prompt.tokens))
+    return prompt
+
+
+def _within(tokenizer: Tokenizer, field: str, ids: Ids) -> None:
+    """Raises InvalidInput for a text with a token that the tokenizer has and the model has not."""
+    if token := tokenizer.beyond(ids):
+        raise InvalidInput(field, f"holds {token!r}, a token that this model does not know; leave it out")
+
+
+def _compare(tokenizer: Tokenizer, whole: str, built: Prompt | Failure) -> None:
+    """`built` must be the tokens of the whole prompt, a trusted text, as the tokenizer parses it by itself."""
+    parsed = tokenizer.parsed(whole)
+    if isinstance(built, Failure) or not np.array_equal(built.tokens, parsed):
+        raise CheckpointError(
+            "tokenizer.json: self-check failed: the prompt's tokens are not those of the joint text; an added token or"
+            " another way of splitting text parts it elsewhere. Give the tokenizer.json that the model was trained with"
+        )
 
 
 def _checked(field: str, text: str) -> str:
@@ -181,4 +231,4 @@ def _checked(field: str, text: str) -> str:
 
 
 def _too_long(field: str, tokens: int, limit: int) -> Failure:
-    return Failure(InvalidInput(field, f"{tokens} tokens or more exceed the limit of {limit}"))
+    return Failure(InvalidInput(field, f"{tokens} tokens or more exceed the limit of {limit}"), tokens=tokens)

@@ -58,7 +58,7 @@ class ModelInfo:
 
     name: str
     revision: str
-    fingerprint: str  # equal fingerprints give equal results: name, revision, weights, tokenizer, dtype, template
+    fingerprint: str  # equal fingerprints give equal results: see `identity.fingerprint`
     dimensions: int  # native width of the vectors; 0 for a reranker
     max_tokens: int
     dtype: str
@@ -96,9 +96,10 @@ class RerankItem:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Takes a failed item's place; its neighbours are unaffected."""
+    """Takes a failed item's place; its neighbours are unaffected. `tokens`: of the item, 0 if not counted."""
 
     error: EngineError
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ class WorkerSettings(ProcessSettings):
     """How a worker loads its model, and what one request may hold."""
 
     model: str = Field(description="model: a folder in Hugging Face layout, or a hub id", min_length=1)
-    revision: OptionalText = Field(None, description="commit or tag of the hub id; empty: its main branch")
+    revision: OptionalText = Field(
+        None, description="commit or tag of the hub id; empty: its main branch, as the cache has it"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the model runs; auto: CUDA where there is one"
     )

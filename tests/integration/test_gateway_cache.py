@@ -216,6 +216,7 @@ async def test_a_text_that_is_too_long_fails_alone_under_its_own_index(redis8):
         results = (await gateway.embed.Embed(wanted)).results
         assert [result.WhichOneof("outcome") for result in results] == ["embedding"] * 3 + ["error", "embedding"]
         assert results[3].error.code == code_pb2.INVALID_ARGUMENT
+        assert results[3].tokens == 17
         assert "texts[3]" in results[3].error.message
         assert b"texts[3]" in results[3].error.SerializeToString()
         assert b"texts[1]" not in results[3].error.SerializeToString()

@@ -1,14 +1,34 @@
 """Tiny random Qwen3 checkpoints, saved by transformers, with a real (small) byte-level BPE tokenizer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+# All that Qwen3's tokenizer.json adds to its vocabulary, in its order, and which of them it flags as special.
+QWEN3_SPECIAL = [
+    *CONTROL, "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>",
+    "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
+QWEN3_PLAIN = [
+    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
+    "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+]  # fmt: skip
 # Qwen2/3's own splitting pattern.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,8 +42,13 @@ CORPUS = [
 ] * 5
 
 
-def tokenizer() -> Tokenizer:
-    """Qwen's normaliser, splitter and control tokens over a small vocabulary in which yes and no are single tokens."""
+def tokenizer(
+    special: Sequence[str] = CONTROL, plain: Sequence[str] = MARKS, corpus: Sequence[str] = CORPUS
+) -> Tokenizer:
+    """Qwen's normaliser, splitter and control tokens over a small vocabulary in which yes and no are single tokens.
+
+    `special` and `plain`: the added tokens, flagged special or not.
+    """
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
     made.pre_tokenizer = pre_tokenizers.Sequence(
@@ -36,10 +61,17 @@ def tokenizer() -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    made.train_from_iterator(CORPUS, trainer)
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
-    made.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKS])
+    made.train_from_iterator(corpus, trainer)
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
+    made.add_tokens([AddedToken(text, special=False, normalized=False) for text in plain])
     return made
+
+
+def appends(words: Tokenizer, *tokens: str) -> Tokenizer:
+    """Lets the tokenizer add `tokens` after each text by itself, as an embedding model's adds `<|endoftext|>`."""
+    ids = [(token, words.token_to_id(token)) for token in tokens]
+    words.post_processor = processors.TemplateProcessing(single=["$A", *tokens], special_tokens=ids)
+    return words
 
 
 SHAPES: dict[str, dict[str, Any]] = {

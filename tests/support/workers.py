@@ -94,7 +94,7 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
         for index, text in enumerate(request.texts):
             if request.truncation == common_pb2.TRUNCATION_ERROR and len(text) > request.max_tokens:
                 wrong = InvalidField(f"texts[{index}]", "is too long")
-                results.append(embed_pb2.EmbedResult(error=to_status(wrong)))
+                results.append(embed_pb2.EmbedResult(error=to_status(wrong), tokens=len(text)))
                 continue
             kept, truncated = self._cut(text, request.max_tokens or self.max_tokens, request.truncation)
             row = narrow(self.vector(kept, f"{request.input_type} {request.instruction}")[None], self.dimensions)

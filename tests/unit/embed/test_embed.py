@@ -180,6 +180,14 @@ async def test_too_long_under_error_fails_alone(stub) -> None:
     assert response.usage.cache_misses == 2
 
 
+async def test_a_text_that_is_too_long_tells_how_many_tokens_it_has(stub) -> None:
+    wanted = request(["gravity", "word " * 2000], truncation=common_pb2.TRUNCATION_ERROR)
+    short, long = (response := await stub.Embed(wanted, timeout=30)).results
+    assert long.HasField("error")
+    assert long.tokens > MAX_TOKENS
+    assert response.usage.input_tokens == short.tokens  # only what was computed
+
+
 async def test_a_text_over_the_byte_limit_fails_alone(tiny) -> None:
     async with embedding(tiny, max_text_bytes=8) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)

@@ -1,8 +1,11 @@
 """Reading a checkpoint: layouts that must load, and faults that must be named."""
 
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,11 @@ from services.engine.checkpoint import Checkpoint
 from services.engine.config import ModelConfig
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.errors import CheckpointError
-from services.engine.types import EngineSettings
-from tests.support.checkpoints import edit_config
-from tests.unit.engine.conftest import device, ids
+from services.engine.folder import readable
+from services.engine.identity import fingerprint
+from services.engine.types import EngineSettings, Failure
+from tests.support.checkpoints import edit_config, tokenizer
+from tests.unit.engine.conftest import blocking, device, ids
 
 QWEN_06B = {
     "model_type": "qwen3", "vocab_size": 151669, "hidden_size": 1024, "intermediate_size": 3072,
@@ -202,3 +207,139 @@ def test_the_fingerprint_follows_what_decides_the_numbers(copy: Callable[..., Pa
     assert changed.fingerprint != base.fingerprint
     assert changed.weights_digest == base.weights_digest
     assert (base.name, base.dimensions, base.dtype, base.device) == ("copy", 64, "float32", "cpu")
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(("content", "says"), [(LFS, "is a Git LFS pointer.*git lfs pull"), ("", "is empty")])
+def test_what_lies_in_the_place_of_a_file_is_named(
+    copy: Callable[..., Path], file: str, content: str, says: str
+) -> None:
+    folder = copy()
+    (folder / file).write_text(content)
+    with pytest.raises(CheckpointError, match=f"copy: {file} {says}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("value", ["[]", "7", "null", '"qwen3"'])
+def test_a_config_that_is_no_object_is_named(copy: Callable[..., Path], value: str) -> None:
+    folder = copy()
+    (folder / "config.json").write_text(value)
+    with pytest.raises(CheckpointError, match=r"config\.json holds a \w+, not a JSON object"):
+        load(folder)
+
+
+def test_a_file_that_was_cut_short_is_named(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    whole = (folder / "model.safetensors").read_bytes()
+    for length in (len(whole) // 2, 100, 4):
+        (folder / "model.safetensors").write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=rf"model\.safetensors cannot be read.* ends after {length} bytes"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("pytorch_model.bin", "pickled weights are not read"),
+        ("consolidated.00.pth", "pickled weights are not read"),
+        ("model-Q4_K_M.gguf", "GGUF is not served"),
+        ("adapter_config.json", "belongs to an adapter.*merge"),
+        ("adapter_model.safetensors", "belongs to an adapter.*merge"),
+    ],
+)
+def test_a_folder_of_another_format_says_which(copy: Callable[..., Path], file: str, says: str) -> None:
+    folder = copy()
+    (folder / "model.safetensors").rename(folder / file)
+    with pytest.raises(CheckpointError, match=f"{file}.*{says}|{file}: {says}"):
+        load(folder)
+    for other in ("config.json", "tokenizer.json"):
+        (folder / other).unlink()
+    with pytest.raises(CheckpointError, match=f"{file}.*{says}|{file}: {says}"):
+        load(folder)
+
+
+def test_a_folder_around_the_model_is_told_from_it(copy: Callable[..., Path], tmp_path: Path) -> None:
+    folder = copy()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing, but copy has one: give that folder"):
+        load(tmp_path)
+    (tmp_path / "hub" / "snapshots").mkdir(parents=True)
+    folder.rename(tmp_path / "hub" / "snapshots" / "abc")
+    with pytest.raises(CheckpointError, match=r"but snapshots/abc has one: give that folder"):
+        load(tmp_path / "hub")
+    with pytest.raises(CheckpointError, match="is a file; give the folder that holds it"):
+        load(tmp_path / "hub" / "snapshots" / "abc" / "model.safetensors")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    for file in ("model.safetensors", "tokenizer.json", "config.json"):
+        (folder / file).chmod(0)
+        with pytest.raises(CheckpointError, match=f"{file} may not be read by this user"):
+            load(folder)
+
+
+def test_what_the_system_refuses_is_named(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    with pytest.raises(CheckpointError, match=r"copy: config\.json may not be read by this user"):  # noqa: SIM117
+        with readable(folder / "config.json"):
+            raise PermissionError
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"copy: config\.json cannot be read \(Is a directory\)"):
+        load(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_starts_and_fails_only_the_text_that_needs_them(
+    checkpoints: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = tokenizer()
+    rows = words.token_to_id("<think>")
+    folder = checkpoints("tied", bare=True, vocab_size=rows)
+    with caplog.at_level(logging.WARNING, "winnow.engine"):
+        engine = load(folder)
+    assert f"tokenizer.json has {words.get_vocab_size()} tokens, the model only {rows}" in caplog.text
+    with blocking(engine) as embed:  # type: ignore[arg-type]
+        good, bad, other = embed("embed", ["gravity", "a <think> b", "gravity"]).items
+    assert isinstance(bad, Failure)
+    assert "texts[1]: holds '<think>'" in str(bad.error)
+    assert np.array_equal(good.vector, other.vector)
+
+
+IDENTITY = {
+    "name": "n", "revision": "r", "config": ModelConfig.parse(QWEN_06B), "weights": "w", "tokenizer": "t",
+    "head": "h", "dtype": "d", "template": "v",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in IDENTITY if name != "config"])
+def test_each_part_of_the_identity_changes_the_fingerprint(name: str) -> None:
+    assert fingerprint(**{**IDENTITY, name: "other"}) != fingerprint(**IDENTITY)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ModelConfig)])
+def test_each_value_of_the_config_changes_the_fingerprint(name: str) -> None:
+    config = ModelConfig.parse(QWEN_06B)
+    value = getattr(config, name)
+    changed = replace(config, **{name: not value if isinstance(value, bool) else value * 2})
+    assert fingerprint(**{**IDENTITY, "config": changed}) != fingerprint(**IDENTITY)
+
+
+def test_the_fingerprint_follows_the_config_and_not_how_it_is_written(copy: Callable[..., Path]) -> None:
+    folder = copy()
+    base = load(folder).info  # type: ignore[attr-defined]
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    harmless = dict(reversed(config.items())) | {"rope_theta": rope["rope_theta"], "transformers_version": "4.51.0"}
+    (folder / "config.json").write_text(json.dumps(harmless, indent=7))
+    assert load(folder).info == base  # type: ignore[attr-defined]
+    prints = {base.fingerprint}
+    for changes in [{"rope_theta": 10_000.0}, {"rms_norm_eps": 1e-5}]:
+        edit_config(folder, **{**harmless, **changes})
+        prints.add(load(folder).info.fingerprint)  # type: ignore[attr-defined]
+    edit_config(folder, **harmless)
+    prints.add(load(folder, RerankEngine, max_tokens=256).info.fingerprint)  # type: ignore[attr-defined]
+    assert len(prints) == 4

@@ -235,3 +235,175 @@ def test_many_threads_at_once_get_the_same_tokens(words: Tokenizer) -> None:
         for got in pool.map(lambda _: words.encode(texts), range(8)):
             assert [ids.tolist() for ids in got] == expected
     assert all(ids.dtype == np.int32 for ids in words.encode(texts))
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """With the 26 added tokens of Qwen3's own tokenizer."""
+    file = tmp_path_factory.mktemp("qwen3") / "tokenizer.json"
+    tiny.tokenizer(tiny.QWEN3_SPECIAL, tiny.QWEN3_PLAIN).save(str(file))
+    return Tokenizer(file)
+
+
+@pytest.mark.parametrize("token", tiny.QWEN3_SPECIAL)
+def test_a_special_token_in_a_callers_text_stays_text(qwen3: Tokenizer, token: str) -> None:
+    added = tiny.tokenizer(tiny.QWEN3_SPECIAL, tiny.QWEN3_PLAIN)
+    one = added.token_to_id(token)
+    for text in (token, f"gravity{token}", f"{token} yes {token}"):
+        for ids in (tokens(embed(qwen3, text)[0])[:-1], qwen3.encode([text])[0].tolist()):
+            assert one not in ids
+            assert added.decode(ids, skip_special_tokens=False) == text
+        plain = tokens(rerank(qwen3, "q", "d", instruction="i")[1][0])
+        forged = tokens(rerank(qwen3, text, text, instruction=text)[1][0])
+        assert forged.count(one) == plain.count(one)  # the prompt's own
+
+
+@pytest.mark.parametrize("token", tiny.QWEN3_PLAIN)
+def test_any_other_added_token_in_a_callers_text_is_read_as_the_reference_reads_it(
+    qwen3: Tokenizer, token: str
+) -> None:
+    added = tiny.tokenizer(tiny.QWEN3_SPECIAL, tiny.QWEN3_PLAIN)
+    text = f"gravity {token} is a{token}force"
+    assert tokens(embed(qwen3, text)[0])[:-1] == added.encode(text, add_special_tokens=False).ids
+    assert tokens(embed(qwen3, text)[0]).count(added.token_to_id(token)) == 2
+
+
+def test_the_26_added_tokens_are_those_of_qwen3(qwen3: Tokenizer) -> None:
+    assert (len(tiny.QWEN3_SPECIAL), len(tiny.QWEN3_PLAIN)) == (14, 12)
+    EmbedPrompts(qwen3).check()
+    RerankPrompts(qwen3).check()
+
+
+def saved(folder: Path, special: list[str], plain: list[str]) -> tuple[Tokenizer, list[int]]:
+    """A tokenizer, and the ids of the reranker's prompt as the reference reads them."""
+    made = tiny.tokenizer(special, plain)
+    made.save(str(folder / "tokenizer.json"))
+    body = f"<Instruct>: {TASK}\n<Query>: what\n<Document>: gravity"
+    ids = [made.encode(text, add_special_tokens=False).ids for text in (RERANK_PREFIX, body, RERANK_SUFFIX)]
+    return Tokenizer(folder / "tokenizer.json"), [id for part in ids for id in part]
+
+
+def test_a_mark_of_the_prompt_is_one_token_however_it_is_flagged(tmp_path: Path) -> None:
+    for special, plain in [
+        ([*tiny.CONTROL, "<think>", "</think>"], ["<tool_call>"]),
+        ([*tiny.CONTROL, "<think>"], ["</think>"]),
+        (tiny.CONTROL, []),
+    ]:
+        words, expected = saved(tmp_path, special, plain)
+        RerankPrompts(words).check()
+        assert tokens(rerank(words, "what", "gravity")[1][0]) == expected
+    # Flagged special, it is text where a caller writes it.
+    words, _ = saved(tmp_path, [*tiny.CONTROL, "<think>"], [])
+    assert len(words.encode(["<think>"])[0]) > 1
+
+
+@pytest.mark.parametrize("mark", ["<Instruct>", "<Document>", "<Query>: ", "\n<Query>", "Document>: "])
+def test_a_tokenizer_that_reads_the_prompt_otherwise_does_not_start(tmp_path: Path, mark: str) -> None:
+    words, _ = saved(tmp_path, [*tiny.CONTROL, mark], tiny.MARKS)
+    with pytest.raises(CheckpointError, match="self-check failed"):
+        RerankPrompts(words).check()
+    words, _ = saved(tmp_path, [*tiny.CONTROL, "Instruct:"], tiny.MARKS)
+    with pytest.raises(CheckpointError, match="self-check failed"):
+        EmbedPrompts(words).check()
+
+
+@pytest.mark.parametrize("token", tiny.CONTROL)
+def test_a_control_token_that_any_text_could_forge_is_refused(tmp_path: Path, token: str) -> None:
+    words, _ = saved(tmp_path, [control for control in tiny.CONTROL if control != token], [token, *tiny.MARKS])
+    with pytest.raises(CheckpointError, match=r"is not a special added token"):
+        (EmbedPrompts if token == "<|endoftext|>" else RerankPrompts)(words)
+
+
+@pytest.mark.parametrize(
+    ("query", "instruction", "field"),
+    [("what", "retrieve " * 400, "instruction"), ("what " * 400, "retrieve", "query"), ("what " * 400, None, "query")],
+)
+def test_the_longer_of_query_and_instruction_is_blamed(
+    words: Tokenizer, query: str, instruction: str | None, field: str
+) -> None:
+    with pytest.raises(InvalidInput, match="no room is left") as refused:
+        rerank(words, query, "a", instruction=instruction, max_tokens=300)
+    assert refused.value.field == field
+
+
+def test_a_token_that_the_model_has_no_row_for_fails_the_text_that_holds_it(checkpoints: Callable[..., Path]) -> None:
+    last = PLAIN.token_to_id("</tool_call>")
+    assert last == PLAIN.get_vocab_size() - 1
+    words = Tokenizer(checkpoints() / "tokenizer.json", rows=last)
+    EmbedPrompts(words).check()
+    RerankPrompts(words).check()
+    good, bad, cut = embed(words, "gravity", "a </tool_call>", "gravity is a force </tool_call>", max_tokens=5)
+    assert tokens(good) == [*reference("gravity"), END]
+    assert isinstance(bad, Failure)
+    assert isinstance(bad.error, InvalidInput)
+    assert bad.error.field == "texts[1]"
+    assert "'</tool_call>'" in bad.error.description
+    assert tokens(cut) == [*reference("gravity is a force")[:4], END]  # the token was cut away
+    _, (first, second) = rerank(words, "q", "</tool_call>", "a")
+    assert isinstance(first, Failure)
+    assert isinstance(first.error, InvalidInput)
+    assert first.error.field == "documents[0]"
+    assert isinstance(second, Prompt)
+    for query, instruction, field in [("</tool_call>", None, "query"), ("q", "a </tool_call>", "instruction")]:
+        with pytest.raises(InvalidInput) as refused:
+            rerank(words, query, "a", instruction=instruction)
+        assert refused.value.field == field
+        with pytest.raises(InvalidInput) as refused:
+            embed(words, query, instruction=instruction or "</tool_call>", input_type=InputType.QUERY)
+        assert refused.value.field == "instruction"
+
+
+def test_a_prompt_that_the_model_has_no_rows_for_does_not_start(checkpoints: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=rf"'<\|endoftext\|>' is token {END}, the model's vocabulary only {END}"):
+        EmbedPrompts(Tokenizer(checkpoints() / "tokenizer.json", rows=END))
+    with pytest.raises(CheckpointError, match="vocabulary only"):
+        RerankPrompts(Tokenizer(checkpoints() / "tokenizer.json", rows=PLAIN.token_to_id("<think>")))
+
+
+# As in Qwen's own vocabulary, a colon and the word after it may be one token.
+COLONS = tiny.tokenizer(corpus=[*tiny.CORPUS, *[":what :which :the :a"] * 50])
+
+
+@pytest.fixture(scope="module")
+def colons(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    file = tmp_path_factory.mktemp("colons") / "tokenizer.json"
+    COLONS.save(str(file))
+    return Tokenizer(file)
+
+
+@pytest.mark.parametrize(
+    "text", ["what " * 50 + "end", "which" * 20, "the", "a b c d e f g h", "123 4 5 6 7", "\n\n a b c"]
+)
+@pytest.mark.parametrize("kept", [2, 3, 6])
+def test_truncation_at_the_start_reads_back_as_head_and_tail(colons: Tokenizer, text: str, kept: int) -> None:
+    def read(ids: list[int]) -> str:
+        return COLONS.decode(ids, skip_special_tokens=False)
+
+    head = f"Instruct: {TASK}\nQuery:"
+    alone = COLONS.encode(head, add_special_tokens=False).ids
+    joint = COLONS.encode(head + text, add_special_tokens=False).ids
+    (prompt,) = embed(
+        colons, text, input_type=InputType.QUERY, truncation=Truncation.START, max_tokens=len(alone) + kept + 1
+    )
+    *got, end = tokens(prompt)
+    assert end == COLONS.token_to_id("<|endoftext|>")
+    if len(joint) <= len(alone) + kept:
+        assert got == joint
+    else:
+        assert got == alone + joint[-kept:]
+        assert read(got).startswith(head)
+        assert text.endswith(read(got).removeprefix(head))
+
+
+def test_a_colon_and_the_word_after_it_are_one_token_in_that_vocabulary() -> None:
+    assert ":what" in COLONS.get_vocab()
+
+
+def test_a_text_that_is_too_long_tells_its_tokens(words: Tokenizer) -> None:
+    text = "gravity " * 50
+    (failed,) = embed(words, text, truncation=Truncation.ERROR, max_tokens=20)
+    assert isinstance(failed, Failure)
+    assert failed.tokens == len(reference(text)) + 1
+    shared, (failed,) = rerank(words, "q", text * 6, truncation=Truncation.ERROR, max_tokens=300)
+    assert isinstance(failed, Failure)
+    assert failed.tokens == shared + len(reference(" " + text * 6)) + len(reference(RERANK_SUFFIX))
