@@ -1,10 +1,11 @@
-"""Latency of one short query in the engine: text in, vector out, nothing else to do."""
+"""Latency of one short query in the engine, with nothing else to do, and beside bulk work."""
 
 import argparse
 import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -16,10 +17,13 @@ from bench.subjects.winnow import settings
 from bench.texts import Writer
 from services.engine.engine import EmbedEngine
 from services.engine.errors import EngineError
-from services.engine.types import InputType
+from services.engine.types import InputType, Lane
 
 _TOKENS = 12  # of the caller's text; the query prompt comes on top
 _WARM_UP = 20
+_BULK_TEXTS = 8  # of one bulk request
+_STEPS = 3
+_QUERIES_BESIDE = 40  # of a round: each may wait for a step of the model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--calls", type=int, default=200, help="queries of a round, one after the other (default 200)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument(
+        "--bulk-tokens", type=int, default=0, help="measure also beside bulk requests of texts of so many tokens"
+    )
     report.add_arguments(parser)
 
 
@@ -44,32 +51,68 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     writer = Writer(seed=3)
-    queries = [
-        writer.of_tokens(_TOKENS, lambda piece: len(tokenizer.encode(piece, add_special_tokens=False).ids))
-        for _ in range(arguments.calls)
-    ]
-    rounds = asyncio.run(_rounds(engine, queries, arguments.repeats))
-    rows = [_row(f"query-{_TOKENS}-p{percent}", rounds, percent) for percent in (50, 99)]
+
+    def count(piece: str) -> int:
+        return len(tokenizer.encode(piece, add_special_tokens=False).ids)
+
+    queries = [writer.of_tokens(_TOKENS, count) for _ in range(arguments.calls)]
+    bulk = [writer.of_tokens(arguments.bulk_tokens, count) for _ in range(_BULK_TEXTS if arguments.bulk_tokens else 0)]
+    measured = asyncio.run(_measure(engine, queries, bulk, arguments.repeats))
+    rows = [_row(f"query-{_TOKENS}-p{percent}", measured.idle, percent) for percent in (50, 99)]
+    if bulk:
+        rows.append(_row(f"query-{_TOKENS}-p95", measured.idle, 95))
+        rows.append(_row(f"query-{_TOKENS}-p95-beside-bulk", measured.beside, 95))
+        rows.append(_row(f"bulk-{arguments.bulk_tokens}-step", measured.steps, 50))
     for row in rows:
         output.add(row.as_dict())
     output.finish(table_of(rows, f"engine, {folder.name}, {device}"))
     return 0
 
 
-async def _rounds(engine: EmbedEngine, queries: Sequence[str], repeats: int) -> list[list[float]]:
-    """Milliseconds of each query, by round."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Milliseconds by round: of queries alone, of queries beside bulk work, of one bulk text alone."""
+
+    idle: list[list[float]]
+    beside: list[list[float]]
+    steps: list[list[float]]
+
+
+async def _measure(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[str], repeats: int) -> Measured:
     engine.start()
     try:
         for query in queries[:_WARM_UP]:
             await engine.embed([query], input_type=InputType.QUERY)
-        return [[await _milliseconds(engine, query) for query in queries] for _ in range(repeats)]
+        idle = [[await _milliseconds(engine, query) for query in queries] for _ in range(repeats)]
+        if not bulk:
+            return Measured(idle, [], [])
+        steps = [[await _milliseconds(engine, text, Lane.BULK) for text in bulk[:_STEPS]] for _ in range(repeats)]
+        return Measured(idle, [await _beside(engine, queries, bulk) for _ in range(repeats)], steps)
     finally:
         engine.close()
 
 
-async def _milliseconds(engine: EmbedEngine, query: str) -> float:
+async def _beside(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[str]) -> list[float]:
+    """Milliseconds of queries, one after the other, while one bulk request follows the other."""
+
+    async def flood() -> None:
+        while True:
+            await engine.embed(bulk, lane=Lane.BULK)
+
+    flooding = asyncio.create_task(flood())
+    try:
+        while not engine.stats().inflight_tokens:  # noqa: ASYNC110 - the engine has no event for it
+            await asyncio.sleep(0)
+        return [await _milliseconds(engine, query) for query in queries[:_QUERIES_BESIDE]]
+    finally:
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+
+
+async def _milliseconds(engine: EmbedEngine, text: str, lane: Lane = Lane.INTERACTIVE) -> float:
     start = time.perf_counter()
-    await engine.embed([query], input_type=InputType.QUERY)
+    input_type = InputType.QUERY if lane is Lane.INTERACTIVE else InputType.DOCUMENT
+    await engine.embed([text], input_type=input_type, lane=lane)
     return 1000 * (time.perf_counter() - start)
 
 

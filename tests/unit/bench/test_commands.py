@@ -71,6 +71,12 @@ def test_engine_latency(tiny: list[str | Path]) -> None:
     assert [(row["case"], row["unit"]) for row in rows] == [("query-12-p50", "ms"), ("query-12-p99", "ms")]
 
 
+def test_engine_latency_beside_bulk_work(tiny: list[str | Path]) -> None:
+    rows = rows_of(bench("engine", *tiny, "--calls", "5", "--repeats", "1", "--bulk-tokens", "300", "--json"))
+    beside = [row["case"] for row in rows][2:]
+    assert beside == ["query-12-p95", "query-12-p95-beside-bulk", "bulk-300-step"]
+
+
 def test_without_a_model_one_line_says_so(tmp_path: Path) -> None:
     done = bench("embed", "--model", tmp_path)
     assert done.returncode == 1
