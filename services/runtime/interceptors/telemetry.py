@@ -23,7 +23,7 @@ from services.runtime.errors import Internal, Problem
 from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
-from services.runtime.telling import caught, is_stray
+from services.runtime.telling import caught, is_stray, was_cancelled
 
 _PROPAGATED = ("traceparent", "tracestate")
 
@@ -81,6 +81,10 @@ class TelemetryLayer(Layer):
             code = problem.code
             self._note(span, problem)
             raise problem from error
+        except GeneratorExit:  # a stream of responses is closed, for the caller reads no more or a write failed
+            if was_cancelled():
+                code = _why_cancelled(context)
+            raise
         finally:
             self._active[method] -= 1
             attributes[names.RPC_STATUS] = code.name
