@@ -18,19 +18,24 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps every span that arrives, and the last of each metric. `services`: span id → its service.name."""
+    """Keeps every span that arrives, and the last of each metric. `services`: span id → its service.name.
+
+    `resources`: the attributes of each resource that sent spans, in the order of arrival.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.metrics: dict[str, Metric] = {}
         self.services: dict[bytes, str] = {}
+        self.resources: list[dict[str, str | int | float | bool]] = []
         self.endpoint = ""
         self._arrived = asyncio.Condition()
 
     async def Export(self, request, context):
         async with self._arrived:
             for resource in request.resource_spans:
-                service = attributes(resource.resource.attributes).get("service.name", "")
+                self.resources.append(attributes(resource.resource.attributes))
+                service = self.resources[-1].get("service.name", "")
                 for scope in resource.scope_spans:
                     for span in scope.spans:
                         self.spans.append(span)
