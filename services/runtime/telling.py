@@ -56,13 +56,18 @@ def caught(error: BaseException) -> Problem:
     return problem
 
 
+def was_cancelled() -> bool:
+    """True if somebody cancelled this task, as grpc.aio does with the call of a caller that is gone."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def is_stray(error: asyncio.CancelledError) -> bool:
     """True for a CancelledError that nobody sent to this task, such as one from awaiting a future that was cancelled.
 
     Left alone it would end a grpc.aio handler without any status and hang the client until its deadline.
     """
-    task = asyncio.current_task()
-    return task is None or task.cancelling() == 0
+    return not was_cancelled()
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:

@@ -24,6 +24,8 @@ Object = dict[str, Any]
 # worker image does not carry.
 _SCALERS: tuple[tuple[str, ...], ...] = ((), ("keda",), ("hpa",))
 _FREE = ("prometheus", "tls", "redis-cluster", "gateway-api")
+# Touches what nothing else does: rendered alone and with everything.
+_APART = "otlp"
 _OVERLAYS = {"local": (), "gpu-0.6b": ("image-volume",), "gpu-8b": ("image-volume",)}
 
 
@@ -35,6 +37,7 @@ def combinations() -> list[tuple[str, tuple[str, ...]]]:
         for scaler in _SCALERS:
             for count in range(len(free) + 1):
                 found += [(overlay, (*scaler, *chosen)) for chosen in itertools.combinations(free, count)]
+        found += [(overlay, (_APART,)), (overlay, ("keda", *free, _APART))]
     return found
 
 
@@ -82,7 +85,9 @@ class Manifests:
         return cls([_parsed(document) for document in done.stdout.split("\n---\n")])
 
     @classmethod
-    def compose(cls, folder: Path, overlay: str, components: tuple[str, ...]) -> Manifests:
+    def compose(
+        cls, folder: Path, overlay: str, components: tuple[str, ...], namespace: str | None = None
+    ) -> Manifests:
         """An overlay with components over it, as a user's own kustomization in `folder` would say it."""
         folder.mkdir(parents=True, exist_ok=True)
         here = os.path.relpath(KUBERNETES, folder.resolve())
@@ -92,6 +97,8 @@ class Manifests:
             "resources": [f"{here}/overlays/{overlay}"],
             "components": [f"{here}/components/{name}" for name in components],
         }
+        if namespace is not None:
+            kustomization["namespace"] = namespace
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return cls.render(folder)
 

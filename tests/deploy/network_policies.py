@@ -10,6 +10,10 @@ from tests.deploy.manifests import Manifests, Object, selects
 _OUTSIDE: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "kube-dns": ({"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"}),
     "prometheus": ({"app.kubernetes.io/name": "prometheus"}, {"kubernetes.io/metadata.name": "monitoring"}),
+    "collector": (
+        {"app.kubernetes.io/component": "opentelemetry-collector"},
+        {"kubernetes.io/metadata.name": "observability"},
+    ),
     "caller": ({}, {"kubernetes.io/metadata.name": "elsewhere"}),
 }
 STRAY = "a stray pod"

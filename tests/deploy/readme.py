@@ -15,6 +15,12 @@ def kustomization() -> str:
     return str(found)
 
 
+def second_installation() -> str:
+    """The kustomization of an installation in another namespace."""
+    (found,) = re.findall(r"```yml\n(.*?)```", TEXT, re.S)
+    return str(found)
+
+
 def commands() -> list[str]:
     """From an empty cluster to the first search, one command each."""
     block = TEXT.split("first search\n\n```\n", 1)[1].split("```", 1)[0]

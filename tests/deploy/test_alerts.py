@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,16 +10,7 @@ import yaml
 
 from tests.deploy import metrics
 from tests.deploy.manifests import KUBERNETES, ROOT
-
-PROMTOOL = shutil.which("promtool")
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (apt-get install prometheus)")
-
-
-def promtool(*arguments: str | Path) -> str:
-    assert PROMTOOL
-    done = subprocess.run([PROMTOOL, *arguments], check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.deploy.promtool import needs_promtool, promtool
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ Break = Callable[[Manifests], None]
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
-    every = ("keda", "prometheus", "tls", "redis-cluster", "gateway-api")
+    every = ("keda", "prometheus", "otlp", "tls", "redis-cluster", "gateway-api")
     return Manifests.compose(tmp_path_factory.mktemp("composed"), "gpu-0.6b", every)
 
 
@@ -29,6 +29,11 @@ def embed(m: Manifests) -> Object:
 def container(m: Manifests) -> Object:
     first: Object = embed(m)["containers"][0]
     return first
+
+
+def variable(m: Manifests, name: str) -> Object:
+    found: Object = next(one for one in container(m)["env"] if one["name"] == name)
+    return found
 
 
 def settings(m: Manifests, role: str) -> Object:
@@ -138,7 +143,10 @@ BROKEN: dict[str, tuple[Policy, Break]] = {
         policies.weights_are_where_told,
         lambda m: container(m)["volumeMounts"][0].update(readOnly=False),
     ),
-    "hub not off": (policies.weights_are_where_told, lambda m: container(m)["env"].pop()),
+    "hub not off": (
+        policies.weights_are_where_told,
+        lambda m: container(m)["env"].remove(variable(m, "HF_HUB_OFFLINE")),
+    ),
     "cache larger than its container": (
         policies.redis_fits,
         lambda m: edit(m, "cache", "maxmemory 3gb", "maxmemory 4gb"),
@@ -170,6 +178,22 @@ BROKEN: dict[str, tuple[Policy, Break]] = {
     "monitor of a port that is not there": (
         policies.monitors_find_ports,
         lambda m: m.get("ServiceMonitor", "winnow-embed")["spec"]["endpoints"][0].update(port="prometheus"),
+    ),
+    "traces without a pod": (
+        policies.traces_name_their_pod,
+        lambda m: variable(m, "OTEL_RESOURCE_ATTRIBUTES").update(value="service.namespace=x"),
+    ),
+    "traces of a pod that is resolved too late": (
+        policies.traces_name_their_pod,
+        lambda m: container(m)["env"].append(container(m)["env"].pop(-3)),
+    ),
+    "no way to the collector": (
+        policies.edges_are_open,
+        lambda m: policy_object(m, "winnow-embed-otlp")["egress"].pop(),
+    ),
+    "collector on another port": (
+        policies.edges_are_open,
+        lambda m: settings(m, "embed").update(OTEL_EXPORTER_OTLP_ENDPOINT="http://otel-collector.observability.svc:4318"),
     ),
     "missing way out": (policies.edges_are_open, lambda m: policy_object(m, "winnow-gateway")["egress"].pop()),
     "missing way in": (policies.edges_are_open, lambda m: policy_object(m, "winnow-embed")["ingress"].pop()),

@@ -1,9 +1,13 @@
-"""A real OTLP receiver of traces and metrics in the test's own process."""
+"""Real OTLP receivers of traces and metrics, over gRPC and over HTTP, in the test's own process."""
 # ruff: noqa: N802 - methods are named by the contract
 
 import asyncio
+import gzip
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
@@ -14,19 +18,24 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps every span that arrives, and the last of each metric. `services`: span id → its service.name."""
+    """Keeps every span that arrives, and the last of each metric. `services`: span id → its service.name.
+
+    `resources`: the attributes of each resource that sent spans, in the order of arrival.
+    """
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.metrics: dict[str, Metric] = {}
         self.services: dict[bytes, str] = {}
+        self.resources: list[dict[str, str | int | float | bool]] = []
         self.endpoint = ""
         self._arrived = asyncio.Condition()
 
     async def Export(self, request, context):
         async with self._arrived:
             for resource in request.resource_spans:
-                service = attributes(resource.resource.attributes).get("service.name", "")
+                self.resources.append(attributes(resource.resource.attributes))
+                service = self.resources[-1].get("service.name", "")
                 for scope in resource.scope_spans:
                     for span in scope.spans:
                         self.spans.append(span)
@@ -81,3 +90,56 @@ def attributes(pairs: Iterable[KeyValue]) -> dict[str, str | int | float | bool]
 def named(spans: Iterable[Span], name: str) -> list[Span]:
     """Spans with that name."""
     return [span for span in spans if span.name == name]
+
+
+class HttpReceiver:
+    """The same over HTTP, with requests as protobuf; runs in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.traces: list[trace_service_pb2.ExportTraceServiceRequest] = []
+        self.metrics: list[metrics_service_pb2.ExportMetricsServiceRequest] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.arrived = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "HttpReceiver":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def take(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        if headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        with self.arrived:
+            self.paths.append(path)
+            self.headers.append(headers)
+            if path.endswith("/v1/traces"):
+                self.traces.append(trace_service_pb2.ExportTraceServiceRequest.FromString(body))
+            else:
+                self.metrics.append(metrics_service_pb2.ExportMetricsServiceRequest.FromString(body))
+            self.arrived.notify_all()
+
+    def spans(self) -> list[Span]:
+        scopes = (scope for request in self.traces for part in request.resource_spans for scope in part.scope_spans)
+        return [span for scope in scopes for span in scope.spans]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def __init__(self, receiver: HttpReceiver, *connection) -> None:
+        self.receiver = receiver
+        super().__init__(*connection)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.receiver.take(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        self.send_response(200)
+        self.send_header("content-type", "application/x-protobuf")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_) -> None: ...

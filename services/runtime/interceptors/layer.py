@@ -26,6 +26,10 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 _INFRASTRUCTURE = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
+# A write to a caller who is gone may fail before grpc.aio notices that, and cancels the call.
+_NOTICED_SECONDS = 1.0
+
+
 def is_infrastructure(method: str) -> bool:
     """True for health and reflection."""
     return method.startswith(_INFRASTRUCTURE)
@@ -176,5 +180,34 @@ class Layers(grpc.aio.ServerInterceptor):
             wrapped = handler
             for layer in self._inwards:
                 wrapped = layer.wrap(wrapped, method)
+            wrapped = _writing(wrapped)
             known = self._wrapped[method] = handler, wrapped
         return known[1]
+
+
+def _writing(handler: Handler) -> Handler:
+    """The handler with its asynchronous generator, if it is one, closed by the task that runs the call.
+
+    grpc.aio drops the generator of a stream that is cancelled while a message is sent. The event loop then finalises
+    it in a task of its own, whose context variables are not the call's: what was set there could not be reset.
+    """
+    kind = "stream_stream" if handler.request_streaming else "unary_stream"
+    behavior = getattr(handler, kind)
+    if not inspect.isasyncgenfunction(behavior):
+        return handler
+
+    async def write(request: Any, context: Context) -> None:
+        async with aclosing(behavior(request, context)) as responses:
+            async for response in responses:
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError:
+                    await asyncio.sleep(_NOTICED_SECONDS)
+                    raise
+
+    written: Handler = getattr(grpc, f"{kind}_rpc_method_handler")(
+        write,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return written

@@ -16,16 +16,13 @@ import grpc
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import Internal, Problem
 from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
-from services.runtime.telling import caught, is_stray
-
-_PROPAGATED = ("traceparent", "tracestate")
+from services.runtime.telling import caught, is_stray, was_cancelled
 
 # A server's span is an error only for these; the others are the caller's doing.
 _SERVER_ERRORS = frozenset(
@@ -54,14 +51,13 @@ class TelemetryLayer(Layer):
         self._active: Counter[str] = Counter()  # by method; reported when asked for, cheaper than at each change
         telemetry.levels(names.SERVER_ACTIVE, self._levels)
         self._shed = telemetry.counter(names.SHED)
-        self._propagator = TraceContextTextMapPropagator()
+        self._propagation = telemetry.propagation
 
     @contextmanager
     def call(self, method: str, context: Context) -> Iterator[None]:
         """The span is current within the handler; `trace.get_current_span()` adds attributes to it."""
         attributes = _attributes(method)
-        carrier = {k: str(v) for k, v in context.invocation_metadata() or () if k in _PROPAGATED}
-        parent = self._propagator.extract(carrier, otel_context.Context())
+        parent = self._propagation.extract(context.invocation_metadata() or ())
         span = self._tracer.start_span(method, parent, SpanKind.SERVER, dict(attributes))
         token = otel_context.attach(trace.set_span_in_context(span, parent))
         started = time.perf_counter()
@@ -81,6 +77,10 @@ class TelemetryLayer(Layer):
             code = problem.code
             self._note(span, problem)
             raise problem from error
+        except GeneratorExit:  # a stream of responses is closed, for the caller reads no more or a write failed
+            if was_cancelled():
+                code = _why_cancelled(context)
+            raise
         finally:
             self._active[method] -= 1
             attributes[names.RPC_STATUS] = code.name

@@ -1,4 +1,4 @@
-"""One client span and one duration for each outbound call, retries included; the trace goes along as `traceparent`."""
+"""One client span and one duration for each outbound call, retries included; the trace goes along in its metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
@@ -33,8 +32,7 @@ class _Outbound:
         )
         self._duration = telemetry.duration
         self._started = time.perf_counter()
-        carrier: dict[str, str] = {}
-        telemetry.propagator.inject(carrier, trace.set_span_in_context(self._span))
+        carrier = telemetry.propagation.inject(trace.set_span_in_context(self._span))
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         for key, value in (*carrier.items(), *telemetry.metadata):
             metadata[key] = value
@@ -58,7 +56,7 @@ class ClientTelemetry:
     def __init__(self, telemetry: Telemetry, target: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self.tracer = telemetry.tracer
         self.duration = telemetry.histogram(names.CLIENT_DURATION)
-        self.propagator = TraceContextTextMapPropagator()
+        self.propagation = telemetry.propagation
         self.metadata = tuple(metadata)
         host, _, port = target.rpartition("/")[2].rpartition(":")
         self.server: dict[str, str | int] = {names.SERVER_ADDRESS: host or port}

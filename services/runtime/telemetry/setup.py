@@ -1,30 +1,36 @@
 """Builds the process's tracer and meter from OTEL_* and the settings, and takes them down within bounded time.
 
-Traces leave by OTLP only where OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set; metrics by OTLP only where
-OTEL_METRICS_EXPORTER names "otlp". The Prometheus endpoint is on by default. OTEL_SDK_DISABLED and OTEL_*_EXPORTER=none
-are honoured; samplers, resource attributes, headers, certificates and batch sizes are the SDK's own business.
+Traces leave by OTLP if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set or OTEL_TRACES_EXPORTER names "otlp";
+metrics by OTLP only if OTEL_METRICS_EXPORTER does. The Prometheus endpoint follows METRICS_LISTEN alone. `environment`
+checks every OTEL_* variable; endpoints, headers, certificates, resource attributes and batch sizes are then read by
+the SDK itself.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+from opentelemetry.sdk.trace.sampling import DEFAULT_OFF, DEFAULT_ON
 from prometheus_client import CollectorRegistry
 
+from services.runtime.telemetry import environment
 from services.runtime.telemetry.endpoint import Endpoint
+from services.runtime.telemetry.environment import OtelSettings
+from services.runtime.telemetry.exporters import metric_exporter, span_exporter
 from services.runtime.telemetry.names import SCOPE, Instrument
+from services.runtime.telemetry.propagation import Propagation
 
 log = logging.getLogger("winnow.telemetry")
 
@@ -38,8 +44,12 @@ class Telemetry:
     """Tracer, meter and their shutdown. Build it with `start`, or bare for tests and tools that report nothing."""
 
     def __init__(
-        self, tracers: trace.TracerProvider | None = None, meters: metrics.MeterProvider | None = None
+        self,
+        tracers: trace.TracerProvider | None = None,
+        meters: metrics.MeterProvider | None = None,
+        propagation: Propagation | None = None,
     ) -> None:
+        self.propagation = propagation or Propagation()
         self._tracers = tracers or trace.NoOpTracerProvider()
         self._meters = meters or metrics.NoOpMeterProvider()
         self.tracer = self._tracers.get_tracer(SCOPE)
@@ -53,17 +63,18 @@ class Telemetry:
     ) -> Telemetry:
         """Providers and the Prometheus endpoint. `service` is the default of OTEL_SERVICE_NAME.
 
-        Ends the process where the metrics port is taken.
+        Ends the process if a variable is wrong or the metrics port is taken.
         """
-        if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-            return cls()
+        settings = environment.read(environ, prometheus=metrics_listen is not None)
+        if settings.disabled:
+            return cls(propagation=settings.propagation)
         resource = Resource.create()
         if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
             resource = resource.merge(Resource({SERVICE_NAME: service}))
         registry = CollectorRegistry()
-        meters = MeterProvider(_readers(registry, metrics_listen, environ), resource, shutdown_on_exit=False)
-        tracers = _tracers(resource, environ)
-        telemetry = cls(tracers, meters)
+        meters = MeterProvider(_readers(registry, metrics_listen, settings), resource, shutdown_on_exit=False)
+        tracers = _tracers(resource, settings)
+        telemetry = cls(tracers, meters, settings.propagation)
         if metrics_listen is not None:
             host, _, port = metrics_listen.rpartition(":")
             try:
@@ -123,24 +134,15 @@ class Telemetry:
         thread.join(_SHUTDOWN_SECONDS)
 
 
-def _exporters(environ: Mapping[str, str], signal: str, default: str) -> set[str]:
-    return {name.strip() for name in environ.get(f"OTEL_{signal}_EXPORTER", default).split(",")}
-
-
-def _has_endpoint(environ: Mapping[str, str], signal: str) -> bool:
-    return bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"))
-
-
-def _tracers(resource: Resource, environ: Mapping[str, str]) -> TracerProvider:
-    if "otlp" not in _exporters(environ, "TRACES", "otlp") or not _has_endpoint(environ, "TRACES"):
-        # Ids for the logs, and the caller's own sampling handed on; but nothing recorded that nobody receives.
-        sampler = None if OTEL_TRACES_SAMPLER in environ else ParentBased(ALWAYS_OFF)
-        return TracerProvider(sampler, resource, shutdown_on_exit=False)
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-    tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+def _tracers(resource: Resource, settings: OtelSettings) -> TracerProvider:
+    sent = settings.traces_otlp is not None or settings.traces_console
+    # Unsent: ids for the logs, and the caller's own sampling handed on; but nothing recorded that nobody receives.
+    sampler = settings.sampler or (DEFAULT_ON if sent else DEFAULT_OFF)
+    tracers = TracerProvider(sampler, resource, shutdown_on_exit=False)
+    if settings.traces_otlp is not None:
+        tracers.add_span_processor(BatchSpanProcessor(span_exporter(settings.traces_otlp)))
+    if settings.traces_console:
+        tracers.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
     return tracers
 
 
@@ -148,15 +150,14 @@ def _observing(read: Read) -> Callable[[metrics.CallbackOptions], Iterable[metri
     return lambda _: [metrics.Observation(value, attributes) for value, attributes in read()]
 
 
-def _readers(registry: CollectorRegistry, listen: str | None, environ: Mapping[str, str]) -> list[MetricReader]:
+def _readers(registry: CollectorRegistry, listen: str | None, settings: OtelSettings) -> list[MetricReader]:
     readers: list[MetricReader] = []
     if listen is not None:
         readers.append(PrometheusMetricReader(scope_info_enabled=False, registry=registry))
-    if "otlp" in _exporters(environ, "METRICS", "none"):
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    if settings.metrics_otlp is not None:
+        readers.append(PeriodicExportingMetricReader(metric_exporter(settings.metrics_otlp)))
+    if settings.metrics_console:
+        readers.append(PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stdout)))
     return readers
 
 

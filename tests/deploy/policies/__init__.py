@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from tests.deploy.manifests import Manifests
 from tests.deploy.policies.availability import grace, spread_and_budget, successors_are_known
-from tests.deploy.policies.monitoring import monitors_find_ports, watched_metrics_exist
+from tests.deploy.policies.monitoring import monitors_find_ports, traces_name_their_pod, watched_metrics_exist
 from tests.deploy.policies.pods import (
     limits,
     no_service_links,
@@ -39,5 +39,5 @@ POLICIES: tuple[Policy, ...] = (
     limits, probes, probe_ports_speak_plaintext, restricted, no_tokens, no_service_links, pinned_images,
     spread_and_budget, services_reach_ports, listens_where_told, grace, successors_are_known, known_settings,
     settings_are_valid, weights_are_where_told, redis_fits, one_owner_of_replicas, scaling_metrics_exist,
-    watched_metrics_exist, monitors_find_ports, edges_are_open, no_other_edges,
+    watched_metrics_exist, monitors_find_ports, traces_name_their_pod, edges_are_open, no_other_edges,
 )  # fmt: skip

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 from tests.deploy import metrics
 from tests.deploy.manifests import Manifests, selects
+from tests.deploy.policies.processes import ours
+
+_POD_ATTRIBUTES = (
+    "k8s.namespace.name",
+    "k8s.node.name",
+    "k8s.pod.name",
+    "k8s.pod.uid",
+    "k8s.container.name",
+    "service.instance.id",
+)
 
 
 def watched_metrics_exist(m: Manifests) -> Iterator[str]:
@@ -22,6 +33,23 @@ def watched_metrics_exist(m: Manifests) -> Iterator[str]:
                     for target in panel["targets"]:
                         for name in metrics.unknown(target["expr"]):
                             yield f"panel {panel['title']}: {name} is not exported"
+
+
+def traces_name_their_pod(m: Manifests) -> Iterator[str]:
+    """A process that sends traces says in which pod, on which node; each $(NAME) is set before it is used."""
+    for pods, container, _, environment in ours(m):
+        if not environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            continue
+        text = environment.get("OTEL_RESOURCE_ATTRIBUTES") or ""
+        told = dict(item.partition("=")[::2] for item in text.split(","))
+        for attribute in _POD_ATTRIBUTES:
+            if not told.get(attribute):
+                yield f"{pods.name}: spans do not bear {attribute}"
+        order = [variable["name"] for variable in container.get("env", [])]
+        before = order[: order.index("OTEL_RESOURCE_ATTRIBUTES")] if "OTEL_RESOURCE_ATTRIBUTES" in order else []
+        for name in re.findall(r"\$\((\w+)\)", text):
+            if name not in before:
+                yield f"{pods.name}: {name} is not set before OTEL_RESOURCE_ATTRIBUTES"
 
 
 def monitors_find_ports(m: Manifests) -> Iterator[str]:

@@ -37,10 +37,12 @@ def listens_where_told(m: Manifests) -> Iterator[str]:
 
 
 def code_edges(m: Manifests) -> set[Edge]:
-    """Who calls whom on which port, by the settings: addresses of Services in targets and URLs."""
+    """Who calls whom on which port, by the settings: addresses of Services in targets and URLs, and the Collector."""
     edges = set()
     for pods, _, _, environment in ours(m):
         for name, value in environment.items():
+            if name == "OTEL_EXPORTER_OTLP_ENDPOINT" and value:
+                edges.add(Edge(pods.name, "collector", urlsplit(value).port or 0))
             if not value or not name.endswith(("_TARGET", "_URL")):
                 continue
             url = urlsplit(value if "://" in value else f"dns:///{value}")
