@@ -61,7 +61,7 @@ def test_many_silent_connections_neither_pile_up_nor_keep_a_scrape_waiting(endpo
             with contextlib.suppress(OSError):  # the oldest are closed already
                 connection.sendall(sent)
         assert b"sample 7.0" in scraped(endpoint)[2]
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # others may end meanwhile
         assert len(endpoint._open) <= 64
         for connection in silent[:200]:
             with contextlib.suppress(ConnectionError):
