@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+_END_SECONDS = 10.0
 # Becomes the command after a line on standard input, and ends if that ends first. The process id stays the same.
 _WHEN_TOLD = ("/bin/sh", "-c", 'read -r _ && exec "$@"', "sh")
 
@@ -84,6 +85,9 @@ class Process:
 
     def not_started(self, state: str = "") -> StartError:
         """Return the error that says so: in which `state` it is, if it has not ended, and the end of its log."""
+        if self._ended:  # a process closes its log a moment before it can be waited for
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(_END_SECONDS)
         if not self.running:
             self._reader.join()
             state = f"ended with status {self._popen.wait()}"

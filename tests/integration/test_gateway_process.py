@@ -162,7 +162,7 @@ def test_silent_connections_to_the_metrics_port_cost_no_threads(start):
             stack.enter_context(socket.create_connection((host, int(port))))
         for _ in range(3):
             with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=30) as answer:
-                assert answer.read().startswith(b"# HELP")
+                assert answer.status == 200  # empty, as long as nothing has been measured
         assert threads() < before + 30  # gRPC and asyncio start some of their own
     assert process.stop() == 0
 
