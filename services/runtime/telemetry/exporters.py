@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
+
 import grpc
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
@@ -20,7 +26,7 @@ def span_exporter(otlp: Otlp) -> SpanExporter:
         return OverHttp()
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
 
-    return OverGrpc(compression=_GRPC_COMPRESSION[otlp.compression])
+    return OverGrpc(compression=_GRPC_COMPRESSION[otlp.compression], channel_options=_options("TRACES"))
 
 
 def metric_exporter(otlp: Otlp) -> MetricExporter:
@@ -31,4 +37,20 @@ def metric_exporter(otlp: Otlp) -> MetricExporter:
         return OverHttp()
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as OverGrpc
 
-    return OverGrpc(compression=_GRPC_COMPRESSION[otlp.compression])
+    return OverGrpc(compression=_GRPC_COMPRESSION[otlp.compression], channel_options=_options("METRICS"))
+
+
+def _options(signal: str) -> Any:  # the exporter's annotation allows only text
+    """Connects directly if the collector is on this machine or excluded by NO_PROXY: gRPC reads only no_proxy."""
+    name = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    endpoint = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or os.environ.get(name, "")
+    host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or "localhost"
+    direct = _is_loopback(host) or proxy_bypass(host)
+    return (("grpc.enable_http_proxy", 0),) if direct else ()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -11,7 +11,7 @@ from opentelemetry import baggage, trace
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from services.runtime.channel import channel
-from services.runtime.telemetry import names
+from services.runtime.telemetry import exporters, names
 from services.runtime.telemetry.environment import read
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.otlp import HttpReceiver, attributes
@@ -267,3 +267,15 @@ async def test_propagators_decide_what_is_taken_and_what_is_sent(
     assert (trace_id in received[0].get("traceparent", "")) == trace_goes_on
     assert received[0].get("baggage") == ("tenant=blue" if baggage_goes_on else None)
     telemetry.shutdown()
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4317", "localhost:4317", "http://collector.tracing.svc:4317"])
+def test_a_proxy_does_not_stand_between_us_and_a_collector_that_no_proxy_excludes(monkeypatch, endpoint) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", ".svc")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    assert exporters._options("TRACES") == (("grpc.enable_http_proxy", 0),)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://collector.example.com:4317")
+    assert exporters._options("TRACES") == ()
+    assert exporters._options("METRICS") == (("grpc.enable_http_proxy", 0),)
