@@ -19,7 +19,7 @@ from services.runtime.errors import (
     ReplicaFull,
     UpstreamUnavailable,
 )
-from services.runtime.telling import from_rpc_error
+from services.runtime.telling import caught, from_rpc_error
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
@@ -108,7 +108,7 @@ class Pool(Generic[M]):
                 await self.refresh()
             except Problem as problem:
                 if answered is not False:
-                    log.warning("%s: %s", self.what, problem.message)
+                    log.warning("%s: %s", self.what, caught(problem).message)  # an incident it names is in the log
                 answered = False
             else:
                 if not answered and self._current is not None:

@@ -189,3 +189,18 @@ async def test_it_ends_at_once_where_nothing_was_accepted(start, scheme):
         os.kill(process.pid, signal.SIGTERM)
         assert await asyncio.to_thread(process.join) == 0
         assert time.monotonic() - began < 5
+
+
+async def test_the_log_does_not_quote_a_callers_headers(start):
+    process = start()
+    address = await asyncio.to_thread(process.address)
+    await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+    traceparent = f"00-{'1' * 32}-{'2' * 16}-01"
+    metadata = (("traceparent", traceparent), ("tracestate", "a=b,SECRET!"), ("baggage", "=SECRET"))
+    async with grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await embed_pb2_grpc.EmbedServiceStub(channel).Embed(
+                embed_pb2.EmbedRequest(), metadata=metadata, timeout=30
+            )
+    assert process.stop() == 0
+    assert "SECRET" not in process.tail()

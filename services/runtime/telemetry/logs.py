@@ -18,6 +18,9 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 # Lines that scripts wait for; they are written at every log level.
 announcements = logging.getLogger("winnow.start")
 
+# They log a caller's headers when these are malformed.
+_QUOTING = ("opentelemetry.trace.span", "opentelemetry.baggage.propagation")
+
 
 def configure(level: str, form: Literal["plain", "json"]) -> None:
     """Sets up the root logger. For composition roots only: logging is the one thing that Python keeps per process."""
@@ -25,6 +28,8 @@ def configure(level: str, form: Literal["plain", "json"]) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else PlainFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     announcements.setLevel(logging.INFO)
+    for name in _QUOTING:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _ids() -> dict[str, str]:
