@@ -6,6 +6,7 @@ from typing import Generic, Protocol, TypeVar
 from gateway.lru import Lru, Sized
 from gateway.remote_cache import RemoteCache
 from gateway.signals import Signals
+from services.runtime.telemetry import names
 
 E = TypeVar("E", bound=Sized)
 
@@ -43,7 +44,7 @@ class Cache(Generic[E]):
             if entry is not None:
                 self._local.put(key, entry)
             elif value is not None:
-                self._signals.cache_error("read", "invalid_value")
+                self._signals.cache_error("read", names.CacheFault.INVALID_VALUE)
             entries.append(entry)
         return entries
 

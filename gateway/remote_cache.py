@@ -12,6 +12,7 @@ from gateway.breaker import Breaker
 from gateway.redis_client import QueueTimeoutError, RedisClient, Unreachable
 from gateway.redis_faults import fault_of
 from gateway.signals import Signals
+from services.runtime.telemetry import names
 
 _READ_CHUNK = 256  # keys in one MGET: a larger reply would hold the event loop for longer than half a millisecond
 _WRITE_CHUNK = 64
@@ -83,7 +84,7 @@ class RemoteCache:
 
     def _failed(self, operation: str, breaker: Breaker, error: Exception) -> None:
         if isinstance(error, QueueTimeoutError):  # Redis is well: we ask too much at once
-            self._signals.cache_error(operation, type(error).__name__)
+            self._signals.cache_error(operation, names.CacheFault.QUEUE_TIMEOUT)
         else:
             breaker.failure()
             self._signals.cache_error(operation, fault_of(error))
@@ -92,7 +93,7 @@ class RemoteCache:
         """Store a value soon, or drop it where too many wait already. Never waits, never raises."""
         size = len(key) + len(value)
         if self._queued_bytes + size > self._settings.queue_bytes:
-            self._signals.cache_error("write", "queue_full")
+            self._signals.cache_error("write", names.CacheFault.QUEUE_FULL)
             return
         self._queue.append((key, value))
         self._queued_bytes += size

@@ -49,7 +49,13 @@ class Signals:
 
     def degraded(self, stage: str, reason: str) -> None:
         """An answer that fell short in `stage`."""
-        self._degraded.add(1, {names.STAGE: stage, names.SHED_REASON: reason})
+        self._degraded.add(
+            1,
+            {
+                names.STAGE: names.listed(names.DegradedStage, stage),
+                names.SHED_REASON: names.listed(names.DegradedReason, reason),
+            },
+        )
 
 
 def _by_kind(items: Counter[str]) -> list[tuple[float, Mapping[str, str]]]:

@@ -21,6 +21,8 @@ from services.runtime.deadline import remaining
 from services.runtime.errors import Internal, Problem
 from services.runtime.interceptors.layer import Context, Layer
 from services.runtime.telemetry import names
+from services.runtime.telemetry.names import Refusal
+from services.runtime.telemetry.refusals import Refusals
 from services.runtime.telemetry.setup import Telemetry
 from services.runtime.telling import caught, is_stray, was_cancelled
 
@@ -36,8 +38,6 @@ _SERVER_ERRORS = frozenset(
     }
 )
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# Calls that were turned away, rather than tried.
-_SHED = frozenset({"REPLICA_FULL", "OVERLOADED", "QUOTA_EXCEEDED", "DEADLINE_TOO_SHORT", "NOT_READY"})
 
 
 class TelemetryLayer(Layer):
@@ -50,7 +50,7 @@ class TelemetryLayer(Layer):
         self._duration = telemetry.histogram(names.SERVER_DURATION)
         self._active: Counter[str] = Counter()  # by method; reported when asked for, cheaper than at each change
         telemetry.levels(names.SERVER_ACTIVE, self._levels)
-        self._shed = telemetry.counter(names.SHED)
+        self._refusals = Refusals(telemetry)
         self._propagation = telemetry.propagation
 
     @contextmanager
@@ -99,8 +99,8 @@ class TelemetryLayer(Layer):
         span.set_attribute(names.REASON, problem.reason)
         if isinstance(problem, Internal):
             span.set_attribute(names.INCIDENT, problem.incident)
-        if problem.reason in _SHED:
-            self._shed.add(1, {names.SHED_REASON: problem.reason.lower()})
+        if problem.reason in Refusal.__members__:
+            self._refusals.add(Refusal[problem.reason])
 
 
 def _attributes(method: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Every name that leaves this system as telemetry: spans, attributes, metrics.
+"""Every name that leaves this system as telemetry: spans, attributes, metrics, and the values of metrics' labels.
 
 RPC names follow the stable RPC conventions (1.45), `gen_ai.*` the GenAI conventions, which are in development: a
 rename there is an edit here and nowhere else. Texts are never among the values.
@@ -6,7 +6,12 @@ rename there is an edit here and nowhere else. Texts are never among the values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+import grpc
 
 SCOPE = "winnow"
 
@@ -65,26 +70,105 @@ KIND = "kind"
 SHED_REASON = "reason"
 
 
+# -- values of labels. Alerts and dashboards match them: they are checked against these lists.
+
+
+class Refusal(StrEnum):
+    """Why a call was turned away, rather than tried. The member's name is the `reason` of the caller's ErrorInfo."""
+
+    REPLICA_FULL = "replica_full"
+    OVERLOADED = "overloaded"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    DEADLINE_TOO_SHORT = "deadline_too_short"
+    NOT_READY = "not_ready"
+
+
+class DegradedStage(StrEnum):
+    """The stage of a search that fell short."""
+
+    EMBED = "embed"
+    RETRIEVE = "retrieve"
+    RERANK = "rerank"
+
+
+class DegradedReason(StrEnum):
+    """Why it did, as the answer's field `degraded` says it."""
+
+    EMBED_PARTIAL = "EMBED_PARTIAL"
+    EMBED_DEADLINE = "EMBED_DEADLINE"
+    EMBED_OVERLOADED = "EMBED_OVERLOADED"
+    EMBED_UNAVAILABLE = "EMBED_UNAVAILABLE"
+    SHARD_UNAVAILABLE = "SHARD_UNAVAILABLE"
+    SHARD_INCOMPLETE = "SHARD_INCOMPLETE"
+    RETRIEVE_OVERLOADED = "RETRIEVE_OVERLOADED"
+    RERANK_PARTIAL = "RERANK_PARTIAL"
+    RERANK_DEADLINE = "RERANK_DEADLINE"
+    RERANK_OVERLOADED = "RERANK_OVERLOADED"
+    RERANK_UNAVAILABLE = "RERANK_UNAVAILABLE"
+
+
+class AnswerKind(StrEnum):
+    """What a cached item is."""
+
+    EMBED = "embed"
+    RERANK = "rerank"
+
+
+class CacheOperation(StrEnum):
+    """What a cache call does."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class CacheFault(StrEnum):
+    """What goes wrong with the cache on our own side; what is wrong with Redis is listed in the gateway."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "QueueTimeoutError"
+    INVALID_VALUE = "invalid_value"
+
+
+OTHER = "_OTHER"
+"""In the place of a value that is on no list, as in OpenTelemetry's conventions: labels stay few."""
+
+
+def listed(values: type[StrEnum], value: str) -> str:
+    """The value if it is one of the list, else `OTHER`."""
+    return value if value in values.__members__.values() else OTHER
+
+
+# Label → its values; None: a list that is kept elsewhere, such as the methods of the contract.
+Labels: TypeAlias = "Mapping[str, frozenset[str] | None]"
+
+_CODES = frozenset(code.name for code in grpc.StatusCode)
+_RPC: Labels = {RPC_SYSTEM: frozenset({"grpc"}), RPC_METHOD: None}
+_CALL: Labels = {**_RPC, RPC_STATUS: _CODES, ERROR_TYPE: _CODES}
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A metric: OpenTelemetry name, unit (UCUM), what it says, and bucket bounds where it is a histogram.
+    """A metric: OpenTelemetry name, unit (UCUM), what it says, bucket bounds if it is a histogram, and its labels.
 
     The Prometheus name is the same with "_" for ".", the unit spelled out where the name does not end in it, and
-    "_total" for counters.
+    "_total" for counters; labels bear "_" for ".", too.
     """
 
     name: str
     unit: str
     description: str
     buckets: tuple[float, ...] | None = None
+    labels: Labels = field(default_factory=dict)
 
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)  # by the convention
 _MILLIS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-SERVER_DURATION = Instrument("rpc.server.call.duration", "s", "Duration of inbound calls", _SECONDS)
-CLIENT_DURATION = Instrument("rpc.client.call.duration", "s", "Duration of outbound calls, retries included", _SECONDS)
-SERVER_ACTIVE = Instrument("winnow_active_calls", "{call}", "Inbound calls in progress")
+SERVER_DURATION = Instrument("rpc.server.call.duration", "s", "Duration of inbound calls", _SECONDS, _CALL)
+CLIENT_DURATION = Instrument(
+    "rpc.client.call.duration", "s", "Duration of outbound calls, retries included", _SECONDS, _CALL
+)
+SERVER_ACTIVE = Instrument("winnow_active_calls", "{call}", "Inbound calls in progress", labels=_RPC)
 QUEUE_TOKENS = Instrument("winnow_queue_tokens", "{token}", "Tokens that wait or run")
 QUEUE_SECONDS = Instrument("winnow_queue_seconds", "s", "Queued tokens by measured tokens a second: scale on this")
 TOKENS_PER_SECOND = Instrument("winnow_tokens_per_second", "{token}/s", "Measured speed of the model")
@@ -96,8 +180,18 @@ UNIQUE_TOKEN_RATIO = Instrument(
     "winnow_unique_token_ratio", "1", "Tokens computed by tokens asked for", tuple(i / 20 for i in range(1, 21))
 )
 TOKENS = Instrument("winnow_tokens", "{token}", "Input tokens of answered items, computed or from a cache")
-CACHE_HITS = Instrument("winnow_cache_hits", "{item}", "Items answered from a cache")
-CACHE_MISSES = Instrument("winnow_cache_misses", "{item}", "Items that no cache had")
-CACHE_ERRORS = Instrument("winnow_cache_errors", "{error}", "Cache calls that failed; each is a miss to the caller")
-SHED = Instrument("winnow_shed", "{call}", "Calls refused for load, deadline, quota or state, by reason")
-DEGRADED_ANSWERS = Instrument("winnow_degraded", "{answer}", "Answers that fell short, by stage and reason")
+_KIND: Labels = {KIND: frozenset(AnswerKind)}
+CACHE_HITS = Instrument("winnow_cache_hits", "{item}", "Items answered from a cache", labels=_KIND)
+CACHE_MISSES = Instrument("winnow_cache_misses", "{item}", "Items that no cache had", labels=_KIND)
+CACHE_ERRORS = Instrument(
+    "winnow_cache_errors", "{error}", "Cache calls that failed; each is a miss to the caller",
+    labels={DB_OPERATION: frozenset(CacheOperation), ERROR_TYPE: None},
+)  # fmt: skip
+SHED = Instrument(
+    "winnow_shed", "{call}", "Calls refused for load, deadline, quota or state, by reason",
+    labels={SHED_REASON: frozenset(Refusal)},
+)  # fmt: skip
+DEGRADED_ANSWERS = Instrument(
+    "winnow_degraded", "{answer}", "Answers that fell short, by stage and reason",
+    labels={STAGE: frozenset(DegradedStage) | {OTHER}, SHED_REASON: frozenset(DegradedReason) | {OTHER}},
+)  # fmt: skip

@@ -55,6 +55,7 @@ class Telemetry:
         self.tracer = self._tracers.get_tracer(SCOPE)
         self.meter = self._meters.get_meter(SCOPE)
         self.metrics_address: str | None = None
+        self._before: list[Callable[[], object]] = []
         self._close: list[Callable[[], object]] = []
 
     @classmethod
@@ -118,11 +119,15 @@ class Telemetry:
 
         self.meter.create_observable_gauge(instrument.name, [observe], instrument.unit, instrument.description)
 
+    def before_shutdown(self, step: Callable[[], object]) -> None:
+        """`step` is called when `shutdown` begins."""
+        self._before.append(step)
+
     def shutdown(self) -> None:
         """Sends what is left and closes the endpoint, within a few seconds even where the collector is gone."""
 
         def close() -> None:
-            for step in self._close:
+            for step in (*self._before, *self._close):
                 try:
                     step()
                 except Exception:
