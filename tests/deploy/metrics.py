@@ -37,10 +37,15 @@ def exported() -> frozenset[str]:
                 telemetry.levels(instrument, lambda: [(1.0, {})])
             else:
                 telemetry.gauge(instrument, lambda: 1.0)
-        with urllib.request.urlopen(f"http://{telemetry.metrics_address}/metrics", timeout=10) as answer:
-            return names_in(answer.read().decode())
+        return names_in(scraped(telemetry))
     finally:
         telemetry.shutdown()
+
+
+def scraped(telemetry: Telemetry) -> str:
+    """What its Prometheus endpoint says now."""
+    with urllib.request.urlopen(f"http://{telemetry.metrics_address}/metrics", timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 def names_in(exposition: str) -> frozenset[str]:
