@@ -1,4 +1,4 @@
-"""Prometheus's own tool, where it is installed (Debian: prometheus)."""
+"""Prometheus's own tool, from the system or unpacked by `make test` (Debian: prometheus)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-PROMTOOL = shutil.which("promtool")
+from tests.deploy.manifests import ROOT
+
+# `make test` unpacks it there if the system has none.
+UNPACKED = ROOT / ".cache" / "tools" / "usr" / "bin"
+PROMTOOL = shutil.which("promtool") or shutil.which("promtool", path=str(UNPACKED))
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (apt-get install prometheus)")
 
 
