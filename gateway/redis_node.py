@@ -69,6 +69,7 @@ class Node:
         self._faults = faults
         self._run = run
         self._turns = asyncio.Semaphore(connections)
+        self._closed = False
         self._heard_at = self._failed_at = -PAUSE_S
         self._failure: Exception | None = None
 
@@ -104,7 +105,7 @@ class Node:
                 await self._exchange(batch)
             except RedisConnectionError as error:
                 # The connection had died since its last use. A refusal (its subclasses) is not worth another attempt.
-                if type(error) is not RedisConnectionError or batch.replies:
+                if type(error) is not RedisConnectionError or batch.replies or self._closed:
                     raise
                 await self._exchange(batch)
         except (RedisError, OSError) as error:
@@ -134,10 +135,12 @@ class Node:
             # A server that has become a replica: its name may lead to another by now.
             stale = any(isinstance(reply, ReadOnlyError) for reply in batch.replies)
         finally:
-            if stale:
+            # A round trip may outlive its node: nobody would ever close what it leaves in the pool.
+            if stale or self._closed:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; those that are in use with the end of their round trip at the latest."""
+        self._closed = True
         await self._pool.disconnect()

@@ -9,10 +9,11 @@ import pytest
 
 from gateway.index.catalogue import BuiltWith, Catalogue, Quantization
 from gateway.index.store import Store, StoreSettings
-from gateway.redis_client import QueueTimeoutError, RedisClient
+from gateway.redis_client import QueueTimeoutError, RedisClient, Unreachable
 from services.runtime.errors import Problem
 from tests.support.cluster import redis_cluster
 from tests.support.gateway import running
+from tests.support.proxy import proxy
 from tests.support.redis import redis_server
 from tests.support.waiting import until
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -131,3 +132,19 @@ async def test_an_overloaded_index_is_not_an_absent_one():
             assert not found.missing_shards
         finally:
             await client.close()
+
+
+async def test_a_connection_that_comes_too_late_is_closed():
+    """Handshake and question each in time, both together not: the attempt has failed when the answer comes."""
+    with redis_server() as redis:
+        async with proxy(redis.port) as between:
+            between.delay_s = 0.35
+            client = RedisClient(f"redis://127.0.0.1:{between.port}", 1.0)
+            try:
+                with pytest.raises(Unreachable):
+                    await client.connect()
+                await until(lambda: not client._running)
+                with redis.client() as own:
+                    await until(lambda: own.info("clients")["connected_clients"] == 1)
+            finally:
+                await client.close()

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+
+from tests.support.silent import cut
 
 
 class Caught:
@@ -23,6 +25,7 @@ class Proxy:
         self._open.set()
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._traps: list[Caught] = []
 
     def hold(self, marker: bytes) -> Caught:
@@ -44,14 +47,26 @@ class Proxy:
         else:
             self._open.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection."""
+        self._writers.append(writer)  # at once: the task may be cancelled before its first step
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cuts all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cut(self._writers)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers, pumps = [writer], []
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._upstream)
             writers.append(up_writer)
+            self._writers.append(up_writer)
             caught: list[Caught] = []
             for pump in (self._requests(reader, up_writer, caught), self._replies(up_reader, writer, caught)):
                 pumps.append(asyncio.create_task(pump))
@@ -64,9 +79,6 @@ class Proxy:
             await asyncio.gather(*pumps, return_exceptions=True)
             for one in writers:
                 one.close()
-                with suppress(OSError, asyncio.CancelledError):
-                    await one.wait_closed()
-            self._tasks.discard(task)
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caught: list[Caught]) -> None:
         while data := await reader.read(1 << 20):
@@ -99,13 +111,11 @@ class Proxy:
 async def proxy(port: int, host: str = "127.0.0.1") -> AsyncIterator[Proxy]:
     """A proxy in front of a local server until the block ends."""
     made = Proxy(host, port)
-    server = await asyncio.start_server(made._serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(made.accept, "127.0.0.1", 0)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made
     finally:
         server.close()
-        for task in list(made._tasks):
-            task.cancel()
-        await asyncio.gather(*made._tasks, return_exceptions=True)
+        await made.close()
         await server.wait_closed()

@@ -1,8 +1,16 @@
 """A server that accepts connections, reads, and never says a word."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+
+
+async def cut(writers: Iterable[asyncio.StreamWriter]) -> None:
+    """Closes connections at once, whatever the other side has not read, and waits until they are closed."""
+    for writer in writers:
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -20,5 +28,4 @@ async def silent_server() -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for writer in writers:
-            writer.close()
+        await cut(writers)
