@@ -24,7 +24,7 @@ from gateway.index.documents import Digest, Document
 from gateway.index.store import Store, StoreSettings, Write
 from gateway.redis_client import RedisClient
 from gateway.settings import GatewaySettings
-from services.runtime.vectors import F32, narrow
+from services.api.vectors import F32, narrow
 
 _RANK = 48
 _CHUNK = 200

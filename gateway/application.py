@@ -7,30 +7,32 @@ from typing import Any
 
 import grpc
 
-from gateway import embed_servicer, rerank_servicer, retrieval_servicer
+from gateway import retrieval_servicer
 from gateway.budget import BudgetSettings
 from gateway.cache import Cache
-from gateway.embed_servicer import EmbedServicer, StreamSettings
-from gateway.embedder import Embedder, SplitSettings
+from gateway.embed_servicer import CachedEmbedService
+from gateway.embedder import Embedder, EmbedWorkers, SplitSettings
 from gateway.entries import ScoreCodec, ScoreEntry, VectorCodec, VectorEntry
 from gateway.frames import Frames
 from gateway.index.catalogue import Catalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
 from gateway.keys import Keyspace
-from gateway.memo import Memo
 from gateway.pipeline import Pipeline
 from gateway.redis_client import RedisClient
 from gateway.redis_faults import FaultLog
 from gateway.redis_url import RedisUrl
 from gateway.remote_cache import RemoteCache, RemoteCacheSettings
-from gateway.rerank_servicer import RerankServicer
-from gateway.reranker import Reranker
+from gateway.reranker import Reranker, RerankWorkers
 from gateway.retrieval_servicer import RetrievalServicer
 from gateway.settings import GatewaySettings
 from gateway.signals import Signals
 from gateway.upsert import Upserter, UpsertSettings
 from gateway.workers import EmbedPool, RerankPool
+from services.api.embed import SERVICE as EMBED_SERVICE
+from services.api.embed import StreamSettings
+from services.api.rerank import SERVICE as RERANK_SERVICE
+from services.api.rerank import RerankService
 from services.runtime.channel import channel
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.telemetry.setup import Telemetry
@@ -50,16 +52,16 @@ _SCORES_SHARE = 8
 class Gateway:
     """All parts of the gateway. It serves as soon as it listens: workers and Redis are reached when needed."""
 
-    services = (embed_servicer.SERVICE, rerank_servicer.SERVICE, retrieval_servicer.SERVICE)
+    services = (EMBED_SERVICE, RERANK_SERVICE, retrieval_servicer.SERVICE)
 
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._settings = settings
         self._signals = signals = Signals(telemetry)
         self._embed_channel = channel(
-            settings.embed_target, telemetry, settings.channel(), health_service=embed_servicer.SERVICE
+            settings.embed_target, telemetry, settings.channel(), health_service=EMBED_SERVICE
         )
         self._rerank_channel = channel(
-            settings.rerank_target, telemetry, settings.channel(), health_service=rerank_servicer.SERVICE
+            settings.rerank_target, telemetry, settings.channel(), health_service=RERANK_SERVICE
         )
         self._embed_pool = EmbedPool(self._embed_channel, settings.workers_timeout_seconds)
         self._rerank_pool = RerankPool(self._rerank_channel, settings.workers_timeout_seconds)
@@ -77,12 +79,11 @@ class Gateway:
             self._remote if settings.score_cache else None,
             signals,
         )
-        self._vector_memo = Memo("embed", vectors, signals)
-        self._score_memo = Memo("rerank", scores, signals)
         keyspace = Keyspace(settings.cache_salt.get_secret_value())
         split = SplitSettings(settings.embed_split_items, settings.embed_split_bytes, settings.max_message_bytes)
-        self._embedder = Embedder(self._embed_pool, self._vector_memo, keyspace, split)
-        self._reranker = Reranker(self._rerank_pool, self._score_memo, keyspace, settings.rerank_split_bytes)
+        self._embedder = Embedder(EmbedWorkers(self._embed_pool, split), keyspace, vectors, signals)
+        rerank_workers = RerankWorkers(self._rerank_pool, settings.rerank_split_bytes)
+        self._reranker = Reranker(rerank_workers, keyspace, scores, signals)
 
         index_url = settings.index_url or settings.redis_url
         faults = FaultLog("index", "GATEWAY_INDEX_URL" if settings.index_url else "GATEWAY_REDIS_URL")
@@ -142,12 +143,11 @@ class Gateway:
             if self._index
             else None
         )
-        embed = EmbedServicer(
-            self._embedder, self._frames, self._signals, limits, StreamSettings(window, outage_s), stopping
-        )
+        stream = StreamSettings(lambda: window, outage_s)
+        embed = CachedEmbedService(self._embedder, self._frames, self._signals, limits, stream, stopping)
         retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)
         embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)
-        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankServicer(self._reranker, limits), server)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(self._reranker, limits), server)
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)
 
     async def start(self) -> None:
@@ -175,8 +175,8 @@ class Gateway:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self._vector_memo.close()
-        await self._score_memo.close()
+        await self._embedder.close()
+        await self._reranker.close()
         if self._remote is not None:
             await self._remote.close()
         await self._embed_channel.close()

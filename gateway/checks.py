@@ -2,18 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from gateway.embedder import EmbedJob
 from gateway.index.documents import Document, metadata_error
-from gateway.reranker import RerankJob
 from gateway.search import Policy, SearchJob
 from gateway.upsert import Offered
+from services.api.options import check_instruction
 from services.runtime.errors import InvalidFields, Problem
 from services.runtime.validate import Check
 from winnow.common.v1 import common_pb2
-from winnow.embed.v1 import embed_pb2
-from winnow.rerank.v1 import rerank_pb2
 from winnow.retrieval.v1 import retrieval_pb2
 
 MAX_ID_BYTES = 512
@@ -21,8 +17,6 @@ MAX_FILTER_BYTES = 4096
 MAX_CANDIDATES = 1000
 MAX_SHARDS = 256
 MAX_PAGE = 1000
-_MIN_MAX_TOKENS_EMBED = 8
-_MIN_MAX_TOKENS_RERANK = 128
 _DEFAULT_CANDIDATES = 50
 _DEFAULT_TOP_N = 10
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -33,79 +27,6 @@ _POLICY = {
     retrieval_pb2.RERANK_POLICY_REQUIRED: Policy.REQUIRED,
     retrieval_pb2.RERANK_POLICY_SKIP: Policy.SKIP,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How texts are to be embedded, and how their vectors are to be written."""
-
-    job: EmbedJob  # without texts
-    dimensions: int
-    encoding: embed_pb2.Encoding
-
-
-def embed_options(
-    wanted: embed_pb2.EmbedRequest | embed_pb2.EmbedOptions,
-    model: embed_pb2.GetModelResponse,
-    limits: common_pb2.Limits,
-    check: Check,
-) -> EmbedOptions:
-    """The options. Raises InvalidFields for what is wrong with them, and for what `check` has noted before."""
-    check.enum("input_type", wanted.input_type, embed_pb2.InputType)
-    check.enum("encoding", wanted.encoding, embed_pb2.Encoding)
-    input_type = wanted.input_type or embed_pb2.INPUT_TYPE_DOCUMENT
-    if wanted.HasField("instruction"):
-        _instruction(check, wanted.instruction, limits)
-        if input_type == embed_pb2.INPUT_TYPE_DOCUMENT:
-            check.wrong("instruction", "documents are embedded without one; leave it out, or set input_type to QUERY")
-    if wanted.HasField("dimensions"):
-        check.within("dimensions", wanted.dimensions, model.min_dimensions, model.dimensions)
-    if wanted.HasField("max_tokens"):
-        least = min(_MIN_MAX_TOKENS_EMBED, model.max_tokens)
-        check.within("max_tokens", wanted.max_tokens, least, model.max_tokens)
-    _shared(check, wanted.truncation, wanted.priority)
-    check.done()
-    streams = isinstance(wanted, embed_pb2.EmbedOptions)
-    lane = common_pb2.PRIORITY_BULK if streams else common_pb2.PRIORITY_INTERACTIVE
-    job = EmbedJob(
-        texts=(),
-        input_type=input_type,
-        instruction=wanted.instruction if wanted.HasField("instruction") else None,
-        truncation=wanted.truncation or common_pb2.TRUNCATION_END,
-        max_tokens=wanted.max_tokens if wanted.HasField("max_tokens") else None,
-        priority=wanted.priority or lane,
-    )
-    dimensions = wanted.dimensions if wanted.HasField("dimensions") else model.dimensions
-    return EmbedOptions(job, dimensions, wanted.encoding or embed_pb2.ENCODING_FLOAT32)
-
-
-def rerank_job(
-    request: rerank_pb2.RerankRequest, model: rerank_pb2.GetModelResponse, limits: common_pb2.Limits
-) -> RerankJob:
-    """The job. Raises InvalidFields."""
-    check = Check()
-    check.filled("query", request.query)
-    check.size("query", request.query, limits.max_text_bytes)
-    check.count("documents", request.documents, 1, limits.max_items)
-    if request.HasField("instruction"):
-        _instruction(check, request.instruction, limits)
-    if request.HasField("top_n") and request.top_n < 1:
-        check.wrong("top_n", "is 0; leave it out for all documents, or ask for at least 1")
-    if request.HasField("min_score"):
-        check.within("min_score", request.min_score, 0, 1)
-    if request.HasField("max_tokens"):
-        least = min(_MIN_MAX_TOKENS_RERANK, model.max_tokens)
-        check.within("max_tokens", request.max_tokens, least, model.max_tokens)
-    _shared(check, request.truncation, request.priority)
-    check.done()
-    return RerankJob(
-        query=request.query,
-        documents=request.documents,
-        instruction=request.instruction if request.HasField("instruction") else None,
-        truncation=request.truncation or common_pb2.TRUNCATION_END,
-        max_tokens=request.max_tokens if request.HasField("max_tokens") else None,
-        priority=request.priority or common_pb2.PRIORITY_INTERACTIVE,
-    )
 
 
 def search_job(request: retrieval_pb2.SearchRequest, limits: common_pb2.Limits) -> SearchJob:
@@ -122,7 +43,7 @@ def search_job(request: retrieval_pb2.SearchRequest, limits: common_pb2.Limits) 
     else:
         _inline(check, request.documents.documents, limits)
     if request.HasField("instruction"):
-        _instruction(check, request.instruction, limits)
+        check_instruction(check, request.instruction, limits)
     candidates = request.candidates if request.HasField("candidates") else _DEFAULT_CANDIDATES
     check.within("candidates", candidates, 1, MAX_CANDIDATES)
     top_n = request.top_n if request.HasField("top_n") else min(_DEFAULT_TOP_N, candidates)
@@ -202,13 +123,3 @@ def _metadata(check: Check, field: str, value: str) -> None:
     wrong = metadata_error(value)
     if wrong is not None:
         check.wrong(field, wrong)
-
-
-def _instruction(check: Check, value: str, limits: common_pb2.Limits) -> None:
-    check.filled("instruction", value)
-    check.size("instruction", value, limits.max_text_bytes)
-
-
-def _shared(check: Check, truncation: int, priority: int) -> None:
-    check.enum("truncation", truncation, common_pb2.Truncation)
-    check.enum("priority", priority, common_pb2.Priority)

@@ -31,5 +31,11 @@ class Cost:
             max((cost.forward_ms for cost in distinct), default=0.0),
         )
 
+    def proto(self) -> common_pb2.Timings:
+        """As the contract has it, without a total."""
+        return common_pb2.Timings(
+            cache_ms=self.cache_ms, tokenize_ms=self.tokenize_ms, queue_ms=self.queue_ms, forward_ms=self.forward_ms
+        )
+
 
 FREE = Cost()

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from services.runtime.vectors import F32, MIN_DIMENSIONS
+from services.api.vectors import F32, MIN_DIMENSIONS
 
 # 2: FLOAT32 values, where FLOAT16 ones are too coarse. Version 1 had FLOAT16 ones for every vector.
 _VECTOR_VERSION = 2

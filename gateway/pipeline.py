@@ -11,17 +11,18 @@ import numpy as np
 from opentelemetry.trace import Span
 
 from gateway.budget import Budget, BudgetSettings, Timer
-from gateway.embedder import Embedded, Embedder, EmbedJob, usage, vectors
-from gateway.entries import ScoreEntry, VectorEntry
+from gateway.cached_model import WrongModelError
+from gateway.embedder import Embedder, vectors
 from gateway.index.documents import Document
 from gateway.index.index import Index
 from gateway.index.problems import no_redis
-from gateway.memo import Answer
 from gateway.problems import retold, wrong_model
-from gateway.reranker import Reranker, RerankJob
-from gateway.rollout import WrongModelError
+from gateway.reranker import Reranker
 from gateway.search import Candidate, Degradation, Hit, Policy, SearchJob, SearchResult, Stage
 from gateway.signals import Signals
+from services.api.backend import Embedded, EmbeddedText, FailedItem, ScoredDocument, embed_usage, rerank_usage
+from services.api.options import EmbedOptions, RerankOptions
+from services.api.vectors import F32
 from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem, UpstreamUnavailable
 from services.runtime.telemetry import names
 from winnow.embed.v1 import embed_pb2
@@ -65,7 +66,7 @@ class Pipeline:
             candidates = await self._from_collection(job, job.collection, budget, result)
         else:
             candidates = await self._from_documents(job, budget, result)
-        scores: Sequence[ScoreEntry | None] = [None] * len(candidates)
+        scores: Sequence[ScoredDocument | None] = [None] * len(candidates)
         if job.policy is not Policy.SKIP and candidates:
             with Timer() as timer:
                 scores = await self._rerank(job, candidates, budget, result)
@@ -83,15 +84,15 @@ class Pipeline:
             raise no_redis()
         collection = await self._index.catalogue.resolve(name)
         filter_ = await self._index.catalogue.filter("collection.filter", job.filter) if job.filter else None
-        query = EmbedJob([job.query], embed_pb2.INPUT_TYPE_QUERY, job.instruction, priority=job.priority)
         with Timer() as timer, self._stage(names.EMBEDDINGS):
             try:
-                embedded = await self._embedder.embed(query, budget.embed(), collection.model.fingerprint)
+                embedded = await self._embedder.embed(
+                    [job.query], _query_options(job), budget.embed(), fingerprint=collection.model.fingerprint
+                )
             except WrongModelError as error:
                 raise wrong_model(collection, error.serving) from None
-            result.embed_model, result.embed_usage = embedded.model.model, embedded.usage
-            entry = _entry(embedded.answers[0])
-            vector = vectors([entry], collection.dimensions)[0]
+            result.embed_model, result.embed_usage = embedded.model.model, embed_usage(embedded.items)
+            vector = _row(embedded, collection.dimensions)
             wanted = min(MOST_CANDIDATES, math.ceil(job.candidates * self._oversample))
         result.embed_ms = timer.ms
         with Timer() as timer, self._stage(names.RETRIEVAL):
@@ -126,17 +127,17 @@ class Pipeline:
         # A document may have been removed since its vector was found.
         near = [(read.documents[one.id], one.cosine) for one in found.candidates if one.id in read.documents]
         if self._oversample > 1:
-            near = await self._rescored(near, entry, embedded.model)
+            near = await self._rescored(near, _row(embedded, embedded.model.dimensions), embedded.model)
         return [Candidate(document, cosine, rank) for rank, (document, cosine) in enumerate(near[: job.candidates], 1)]
 
     async def _rescored(
-        self, near: Sequence[tuple[Document, float]], query: VectorEntry, model: embed_pb2.GetModelResponse
+        self, near: Sequence[tuple[Document, float]], query: F32, model: embed_pb2.GetModelResponse
     ) -> list[tuple[Document, float]]:
         """Exact cosines in the place of the index's, for documents whose whole vector is cached; best first."""
-        known = await self._embedder.known(EmbedJob([document.text for document, _ in near]), model)
+        known = await self._embedder.known([document.text for document, _ in near], EmbedOptions(), model)
         places = [place for place, entry in enumerate(known) if entry is not None]
         rows = vectors([entry for entry in known if entry is not None], model.dimensions)
-        exact = np.clip(rows @ vectors([query], model.dimensions)[0], -1.0, 1.0)
+        exact = np.clip(rows @ query, -1.0, 1.0)
         cosines = [cosine for _, cosine in near]
         for place, cosine in zip(places, exact.tolist(), strict=True):
             cosines[place] = cosine
@@ -147,7 +148,8 @@ class Pipeline:
         with Timer() as timer, self._stage(names.EMBEDDINGS):
             try:
                 asked, answered = await self._embed_both(job, budget.embed())
-                query = _entry(asked.answers[0])
+                native = asked.model.dimensions
+                query = _row(asked, native)
             except Problem as problem:
                 if job.policy is Policy.SKIP or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise
@@ -156,30 +158,28 @@ class Pipeline:
                 return [Candidate(document, 0.0, rank) for rank, document in enumerate(job.documents, 1)]
         result.embed_ms = timer.ms
         result.embed_model = asked.model.model
-        result.embed_usage = usage([*asked.answers, *answered.answers])
+        result.embed_usage = embed_usage([*asked.items, *answered.items])
         with Timer() as timer, self._stage(names.RETRIEVAL):
             embedded = [
-                (document, answer.entry)
-                for document, answer in zip(job.documents, answered.answers, strict=True)
-                if answer.entry is not None
+                document
+                for document, item in zip(job.documents, answered.items, strict=True)
+                if isinstance(item, EmbeddedText)
             ]
             if len(embedded) < len(job.documents):
                 message = f"{len(job.documents) - len(embedded)} documents could not be embedded; they are missing."
                 result.degradations.append(Degradation(Stage.EMBED, "EMBED_PARTIAL", message))
-            native = asked.model.dimensions
-            rows = vectors([entry for _, entry in embedded], native)
-            cosines = np.clip(rows @ vectors([query], native)[0], -1.0, 1.0)
+            cosines = np.clip(answered.rows(native) @ query, -1.0, 1.0)
             order = np.argsort(-cosines, kind="stable")[: job.candidates]
         result.retrieve_ms = timer.ms
-        return [Candidate(embedded[int(place)][0], float(cosines[place]), rank) for rank, place in enumerate(order, 1)]
+        return [Candidate(embedded[int(place)], float(cosines[place]), rank) for rank, place in enumerate(order, 1)]
 
     async def _embed_both(self, job: SearchJob, deadline: float) -> tuple[Embedded, Embedded]:
         """Query and documents, side by side, by one model."""
-        query = EmbedJob([job.query], embed_pb2.INPUT_TYPE_QUERY, job.instruction, priority=job.priority)
-        texts = EmbedJob([document.text for document in job.documents], priority=job.priority)
+        texts, options = [document.text for document in job.documents], EmbedOptions(priority=job.priority)
         for _ in range(_ATTEMPTS):
             asked, answered = await asyncio.gather(
-                self._embedder.embed(query, deadline), self._embedder.embed(texts, deadline)
+                self._embedder.embed([job.query], _query_options(job), deadline),
+                self._embedder.embed(texts, options, deadline),
             )
             if asked.model.model.fingerprint == answered.model.model.fingerprint:
                 return asked, answered
@@ -187,15 +187,14 @@ class Pipeline:
 
     async def _rerank(
         self, job: SearchJob, candidates: Sequence[Candidate], budget: Budget, result: SearchResult
-    ) -> Sequence[ScoreEntry | None]:
+    ) -> Sequence[ScoredDocument | None]:
         """The scores of the candidates, None for those that have none; also where the stage failed and may."""
-        rerank = RerankJob(
-            job.query, [candidate.document.text for candidate in candidates], job.instruction, priority=job.priority
-        )
+        documents = [candidate.document.text for candidate in candidates]
+        options = RerankOptions(job.query, job.instruction, priority=job.priority)
         try:
             with self._stage(names.RERANK):
-                reranked = await self._reranker.rerank(rerank, budget.rerank())
-            failed = [answer for answer in reranked.answers if answer.entry is None]
+                reranked = await self._reranker.rerank(documents, options, budget.rerank())
+            failed = [item for item in reranked.items if isinstance(item, FailedItem)]
             if failed and (job.policy is Policy.REQUIRED or len(failed) == len(candidates)):
                 raise retold(failed[0].error)
         except Problem as problem:
@@ -204,7 +203,7 @@ class Pipeline:
                 raise
             result.degradations.append(_degradation(Stage.RERANK, problem))
             return [None] * len(candidates)
-        result.rerank_model, result.rerank_usage = reranked.model.model, reranked.usage
+        result.rerank_model, result.rerank_usage = reranked.model.model, rerank_usage(reranked.items)
         if failed:
             message = f"{len(failed)} of {len(candidates)} candidates have no rerank score; they come last."
             result.degradations.append(Degradation(Stage.RERANK, "RERANK_PARTIAL", message))
@@ -213,17 +212,23 @@ class Pipeline:
             model = reranked.model
             weight = model.recommended_retrieval_weight if model.HasField("recommended_retrieval_weight") else 0.0
         result.retrieval_weight = weight if result.embed_model is not None else 0.0
-        return [answer.entry for answer in reranked.answers]
+        return [item if isinstance(item, ScoredDocument) else None for item in reranked.items]
 
     def _stage(self, operation: str) -> AbstractContextManager[Span]:
         return self._signals.span(operation, {names.OPERATION: operation})
 
 
-def _entry(answer: Answer[VectorEntry]) -> VectorEntry:
+def _query_options(job: SearchJob) -> EmbedOptions:
+    return EmbedOptions(embed_pb2.INPUT_TYPE_QUERY, job.instruction, priority=job.priority)
+
+
+def _row(embedded: Embedded, dimensions: int) -> F32:
     """The query's vector, or its error raised: without it there is no first stage."""
-    if answer.entry is None:
-        raise retold(answer.error)
-    return answer.entry
+    item = embedded.items[0]
+    if isinstance(item, FailedItem):
+        raise retold(item.error)
+    row: F32 = embedded.rows(dimensions)[0]
+    return row
 
 
 def _degradation(stage: Stage, problem: Problem) -> Degradation:
@@ -238,7 +243,7 @@ def _degradation(stage: Stage, problem: Problem) -> Degradation:
 
 
 def _cut(
-    job: SearchJob, candidates: Sequence[Candidate], scores: Sequence[ScoreEntry | None], result: SearchResult
+    job: SearchJob, candidates: Sequence[Candidate], scores: Sequence[ScoredDocument | None], result: SearchResult
 ) -> list[Hit]:
     """Blends both scores and keeps the best. A candidate without a rerank score counts as one with probability 0."""
     weight = result.retrieval_weight

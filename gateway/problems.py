@@ -4,7 +4,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.index.catalogue import Collection
-from services.runtime.errors import Internal, InvalidFields, Precondition, Problem, Retold, to_status
+from services.runtime.errors import Internal, Precondition, Problem, Retold
 from winnow.common.v1 import common_pb2
 
 
@@ -32,15 +32,6 @@ def document_lost(id_: str) -> Problem:
     return _DataLoss(
         f'Document "{id_}" is not whole in the index, or may be among documents that it has lost. Upsert it again.'
     )
-
-
-def placed(status: status_pb2.Status, field: str) -> status_pb2.Status:
-    """An item's error from a worker, under the field path that the item has in our caller's request."""
-    for detail in status.details:
-        bad = error_details_pb2.BadRequest()
-        if detail.Unpack(bad):
-            return to_status(InvalidFields([(field, violation.description) for violation in bad.field_violations]))
-    return status
 
 
 def retold(status: status_pb2.Status | None) -> Problem:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gateway.entries import ScoreEntry
 from gateway.index.documents import Document
+from services.api.backend import ScoredDocument
 from winnow.common.v1 import common_pb2
 
 
@@ -68,7 +68,7 @@ class Hit:
 
     candidate: Candidate
     score: float
-    reranked: ScoreEntry | None
+    reranked: ScoredDocument | None
 
 
 @dataclass(slots=True)

@@ -1,30 +1,27 @@
 """Streams of documents into collections: the unchanged cost nothing, the answered without error are stored."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 from google.rpc import status_pb2
 
-from gateway.embedder import Embedder, EmbedJob, vectors
-from gateway.entries import VectorEntry
+from gateway.cached_model import WrongModelError
+from gateway.embedder import Embedder
 from gateway.index.catalogue import Collection
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.store import ChangedMeanwhileError, Known, Store, Write
-from gateway.patience import Outage, is_for_item, patiently
-from gateway.problems import placed, wrong_model
-from gateway.rollout import WrongModelError
-from services.runtime.errors import NotFound, NotReady, Problem, UpstreamUnavailable, to_status
+from gateway.problems import wrong_model
+from services.api.backend import EmbeddedText
+from services.api.chunks import chunks, estimated_tokens
+from services.api.options import EmbedOptions
+from services.api.retry import Outage, is_for_item, retry_while_unavailable
+from services.runtime.errors import NotFound, NotReady, Problem, UpstreamUnavailable, to_status, with_field
 from services.runtime.streams import in_completion_order, until
 from winnow.common.v1 import common_pb2
 
 _WRITE_TRIES = 5
-_CHUNK_ITEMS = 64
-_CHUNKS_IN_WINDOW = 4
-# The window is in tokens, which the gateway cannot count: three characters each, and some for every document.
-_CHARS_PER_TOKEN = 3
-_DOCUMENT_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +103,11 @@ class Upserter:
                 yield results
 
     async def _chunks(self, messages: AsyncIterator[Sequence[Offered]]) -> AsyncIterator[tuple[_Chunk, int]]:
-        most_tokens = self._window // _CHUNKS_IN_WINDOW
         writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that holds an id
         async for message in until(self._stopping, messages):
-            for group, tokens in _cut(message, most_tokens):
+            costs = [estimated_tokens(offered.document.text) for offered in message]
+            keys = [offered.document.id for offered in message]
+            for _, group, tokens in chunks(message, costs, self._window, keys):
                 done = asyncio.Event()
                 writing = {id_: event for id_, event in writing.items() if not event.is_set()}
                 ids = [offered.document.id for offered in group]
@@ -136,7 +134,7 @@ class Upserter:
         for _ in range(_WRITE_TRIES):
             ids = [offered.document.id for offered in left]
             try:
-                known = await patiently(lambda ids=ids: self._store.look(collection, ids), outages.index)  # type: ignore[misc]
+                known = await retry_while_unavailable(lambda ids=ids: self._store.look(collection, ids), outages.index)  # type: ignore[misc]
             except NotFound as gone:  # the collection was removed under the stream
                 results.update((id_, Upserted(id_, error=to_status(gone))) for id_ in ids)
                 break
@@ -183,27 +181,22 @@ class Upserter:
                 new.append((offered, digest))
         if not new:
             return writes
-        job = EmbedJob([offered.document.text for offered, _ in new], priority=common_pb2.PRIORITY_BULK)
-
+        texts, options = [offered.document.text for offered, _ in new], EmbedOptions(priority=common_pb2.PRIORITY_BULK)
+        model = collection.model.fingerprint
         try:
-            embedded = await patiently(
-                lambda: self._embedder.embed(job, None, collection.model.fingerprint), outages.workers
+            embedded = await retry_while_unavailable(
+                lambda: self._embedder.embed(texts, options, None, fingerprint=model), outages.workers
             )
         except WrongModelError as error:
             raise wrong_model(collection, error.serving) from None
-        stored: list[tuple[Offered, Digest, VectorEntry]] = []
-        for (offered, digest), answer in zip(new, embedded.answers, strict=True):
-            if answer.entry is None:
-                assert answer.error is not None
-                id_ = offered.document.id
-                results[id_] = Upserted(id_, error=placed(answer.error, f"{offered.path}.text"))
+        rows = iter(embedded.rows(collection.dimensions))
+        for (offered, digest), item in zip(new, embedded.items, strict=True):
+            if isinstance(item, EmbeddedText):
+                changed = replace(digest, truncated=item.truncated)
+                writes.append(Write(offered.document, changed, next(rows), known[offered.document.id]))
             else:
-                stored.append((offered, digest, answer.entry))
-        rows = vectors([entry for _, _, entry in stored], collection.dimensions)
-        writes += [
-            Write(offered.document, replace(digest, truncated=entry.truncated), row, known[offered.document.id])
-            for (offered, digest, entry), row in zip(stored, rows, strict=True)
-        ]
+                id_ = offered.document.id
+                results[id_] = Upserted(id_, error=with_field(item.error, f"{offered.path}.text"))
         return writes
 
     async def _write(
@@ -221,21 +214,5 @@ class Upserter:
                     raise answer
 
         with suppress(UpstreamUnavailable):  # it stands in the place of each document that it concerns
-            await patiently(once, outages.index)
+            await retry_while_unavailable(once, outages.index)
         return [outcomes[position] for position in range(len(writes))]
-
-
-def _cut(message: Sequence[Offered], most_tokens: int) -> Iterator[tuple[list[Offered], int]]:
-    """The documents of a message in groups of distinct ids, with their estimated tokens."""
-    group: dict[str, Offered] = {}
-    tokens = 0
-    for offered in message:
-        cost = _DOCUMENT_TOKENS + len(offered.document.text) // _CHARS_PER_TOKEN
-        full = len(group) >= _CHUNK_ITEMS or tokens + cost > most_tokens
-        if group and (full or offered.document.id in group):
-            yield list(group.values()), tokens
-            group, tokens = {}, 0
-        group[offered.document.id] = offered
-        tokens += cost
-    if group:
-        yield list(group.values()), tokens

@@ -16,8 +16,8 @@ from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.filters import Filter, attributes
 from gateway.index.problems import index_problem
 from gateway.redis_client import Command, QueueTimeoutError, RedisClient, Unreachable
+from services.api.vectors import F32
 from services.runtime.errors import InvalidField, Problem, UpstreamUnavailable
-from services.runtime.vectors import F32
 
 _OUTCOMES = {1: Outcome.CREATED, 2: Outcome.UPDATED, 3: Outcome.UNCHANGED}
 _DELETED, _CHANGED = "d", "c"  # letters of scripts.DELETE

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from services.embed.servicer import SERVICE, EmbedServicer
+from services.api.embed import SERVICE, EmbedService, StreamSettings
+from services.embed.backend import EngineBackend
 from services.embed.settings import EmbedSettings
 from services.engine.types import EngineSettings
 from services.runtime.lifecycle import Lifecycle
@@ -42,8 +43,13 @@ def main() -> None:
     telemetry = Telemetry.start("winnow-embed", settings.metrics_listen)
 
     def add(worker: Worker[EmbedEngine], server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
-        servicer = EmbedServicer(worker.engine, settings, worker.signals, lifecycle)
-        embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
+        service = EmbedService(
+            EngineBackend(worker.engine, worker.signals),
+            settings.limits(),
+            StreamSettings(lambda: settings.stream_window(worker.engine().stats().queue_limit_tokens), 0),
+            lifecycle.stopping,
+        )
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(service, server)
 
     run(settings, Worker(SERVICE, lambda: load_engine(settings.engine()), add, telemetry), telemetry)
 

@@ -8,6 +8,8 @@ from pydantic_settings import SettingsConfigDict
 from services.runtime.settings import Listen, OptionalListen
 from services.worker.settings import MODELS, WorkerSettings
 
+_WINDOWS_IN_QUEUE = 4
+
 
 class EmbedSettings(WorkerSettings):
     """What the embed worker can be told."""
@@ -22,3 +24,7 @@ class EmbedSettings(WorkerSettings):
     stream_window_tokens: int = Field(
         0, ge=0, description="estimated tokens of one EmbedStream in flight; 0: a quarter of the queue"
     )
+
+    def stream_window(self, queue_tokens: int) -> int:
+        """Estimated tokens of one EmbedStream in flight, beside a queue of `queue_tokens`."""
+        return self.stream_window_tokens or queue_tokens // _WINDOWS_IN_QUEUE

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from services.api.rerank import SERVICE, RerankService
 from services.engine.types import EngineSettings
+from services.rerank.backend import EngineBackend
 from services.rerank.card import recommended_retrieval_weight
-from services.rerank.servicer import SERVICE, RerankServicer
 from services.rerank.settings import RerankSettings
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.settings import load, log_settings
@@ -44,8 +45,8 @@ def main() -> None:
     telemetry = Telemetry.start("winnow-rerank", settings.metrics_listen)
 
     def add(worker: Worker[RerankEngine], server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
-        servicer = RerankServicer(worker.engine, settings, worker.signals, weight)
-        rerank_pb2_grpc.add_RerankServiceServicer_to_server(servicer, server)
+        backend = EngineBackend(worker.engine, worker.signals, weight)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(backend, settings.limits()), server)
 
     run(settings, Worker(SERVICE, lambda: load_engine(settings.engine()), add, telemetry), telemetry)
 

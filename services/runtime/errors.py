@@ -255,5 +255,13 @@ def to_status(problem: Problem) -> status_pb2.Status:
     return status
 
 
+def with_field(status: status_pb2.Status, field: str) -> status_pb2.Status:
+    """An item's error under the field path that the item has in the caller's request."""
+    bad = error_details_pb2.BadRequest()
+    if any(detail.Unpack(bad) for detail in status.details):
+        return to_status(InvalidFields([(field, violation.description) for violation in bad.field_violations]))
+    return status
+
+
 def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -28,13 +28,6 @@ def problem_of(error: engine.EngineError) -> told.Problem:
             return told.Internal(error)
 
 
-def item_problem(error: engine.EngineError, field: str) -> told.Problem:
-    """The same for one item, under the caller's own name for it: the engine counts only what it was given."""
-    if isinstance(error, engine.InvalidInput):
-        return told.InvalidField(field, error.description)
-    return problem_of(error)
-
-
 @contextmanager
 def engine_problems() -> Iterator[None]:
     """Around calls of the engine: its errors come out as problems."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from google.rpc import code_pb2
 
-from services.runtime.vectors import decode
+from services.api.vectors import decode
 from tests.support.gateway import flushed, running
 from tests.support.redis import redis_server, valkey_binary
 from tests.support.vectors import TEXTS, request
@@ -31,7 +31,7 @@ def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
 
 def waiters(gateway) -> int:
     """Callers that wait for something in flight."""
-    return sum(flight.waiters for flight in set(gateway.gateway._vector_memo._flights._by_key.values()))
+    return sum(flight.waiters for flight in set(gateway.gateway._embedder._cached._flights._by_key.values()))
 
 
 @pytest.fixture(params=["redis", "valkey"])

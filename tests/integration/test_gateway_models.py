@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from services.runtime.vectors import decode
+from services.api.vectors import decode
 from tests.support.gateway import Running, running
 from tests.support.tiny import Tiny, embedding, reranking, tiny
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from services.runtime.vectors import decode
+from services.api.vectors import decode
 from tests.support.collections import create, search
 from tests.support.gateway import flushed, running
 from tests.support.serving import failure

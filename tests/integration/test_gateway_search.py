@@ -14,8 +14,8 @@ from gateway.entries import ScoreEntry
 from gateway.index.documents import Document
 from gateway.pipeline import _cut
 from gateway.search import Candidate, Policy, SearchJob, SearchResult
+from services.api.vectors import decode
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
-from services.runtime.vectors import decode
 from tests.support.gateway import running
 from tests.support.serving import failure, told
 from tests.support.workers import EmbedWorker, RerankWorker

@@ -12,7 +12,7 @@ from gateway.index.catalogue import BuiltWith, Catalogue, Collection, Quantizati
 from gateway.index.documents import Digest, Document
 from gateway.index.store import Known, Store, StoreSettings, Write
 from gateway.redis_client import RedisClient
-from services.runtime.vectors import narrow
+from services.api.vectors import narrow
 
 DIMENSIONS = 384
 

@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from services.runtime.vectors import decode
+from services.api.vectors import decode
 from tests.support.collections import create, get, read, search
 from tests.support.gateway import running
 from tests.support.serving import failure, told

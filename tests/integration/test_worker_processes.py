@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from deploy.local.process import Process, StartError, python_module
-from services.embed.servicer import SERVICE as EMBED
-from services.rerank.servicer import SERVICE as RERANK
+from services.api.embed import SERVICE as EMBED
+from services.api.rerank import SERVICE as RERANK
 from services.runtime.channel import ChannelSettings, channel
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from services.embed.servicer import SERVICE as EMBED_SERVICE
-from services.embed.servicer import EmbedServicer
+from services.api.embed import SERVICE as EMBED_SERVICE
+from services.api.embed import EmbedService, StreamSettings
+from services.api.rerank import SERVICE as RERANK_SERVICE
+from services.api.rerank import RerankService
+from services.embed.backend import EngineBackend as EmbedBackend
 from services.embed.settings import EmbedSettings
 from services.engine.engine import EmbedEngine, RerankEngine
+from services.rerank.backend import EngineBackend as RerankBackend
 from services.rerank.card import recommended_retrieval_weight
-from services.rerank.servicer import SERVICE as RERANK_SERVICE
-from services.rerank.servicer import RerankServicer
 from services.rerank.settings import RerankSettings
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.telemetry.setup import Telemetry
@@ -61,8 +63,13 @@ async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
     chosen = EmbedSettings(model=str(tiny.embed), **given)
 
     def add(worker, server, lifecycle):
-        servicer = EmbedServicer(worker.engine, chosen, worker.signals, lifecycle)
-        embed_pb2_grpc.add_EmbedServiceServicer_to_server(servicer, server)
+        service = EmbedService(
+            EmbedBackend(worker.engine, worker.signals),
+            chosen.limits(),
+            StreamSettings(lambda: chosen.stream_window(worker.engine().stats().queue_limit_tokens), 0),
+            lifecycle.stopping,
+        )
+        embed_pb2_grpc.add_EmbedServiceServicer_to_server(service, server)
 
     worker = Worker(EMBED_SERVICE, lambda: EmbedEngine.load(chosen.engine()), add, telemetry)
     async with serving(worker, chosen, telemetry) as served:
@@ -78,8 +85,8 @@ async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
     weight = recommended_retrieval_weight(chosen.model)
 
     def add(worker, server, lifecycle):
-        servicer = RerankServicer(worker.engine, chosen, worker.signals, weight)
-        rerank_pb2_grpc.add_RerankServiceServicer_to_server(servicer, server)
+        backend = RerankBackend(worker.engine, worker.signals, weight)
+        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(backend, chosen.limits()), server)
 
     worker = Worker(RERANK_SERVICE, lambda: RerankEngine.load(chosen.engine()), add, telemetry)
     async with serving(worker, chosen, telemetry) as served:

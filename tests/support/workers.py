@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from services.api.vectors import encode, narrow
 from services.runtime.errors import InvalidField, Problem, to_status
-from services.runtime.vectors import encode, narrow
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from safetensors.torch import load_file, save_file
 
-from services.runtime.vectors import decode
+from services.api.vectors import decode
 from tests.support.serving import details, told
 from tests.support.tiny import MAX_TOKENS, Tiny, embedding, held, until_idle, until_queued
 from winnow.common.v1 import common_pb2

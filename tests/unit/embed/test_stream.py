@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 
-from services.runtime.vectors import decode
+from services.api.vectors import decode
 from tests.support.serving import details, told
 from tests.support.tiny import embedding, held, until_queued
 from winnow.common.v1 import common_pb2

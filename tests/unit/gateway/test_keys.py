@@ -1,12 +1,11 @@
 """Cache keys: two different inputs never share one, the same input always does."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys import EmbedFields, Keyspace, RerankFields
+from gateway.keys import Keyspace
+from services.api.options import EmbedOptions, RerankOptions
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 
@@ -26,12 +25,14 @@ rerank_inputs = st.tuples(words, words, words, words, st.integers(0, 20), trunca
 
 
 def embed_key(salt, fingerprint, input_type, instruction, max_tokens, truncation, text):
-    [key] = Keyspace(salt).embed(fingerprint, EmbedFields(input_type, instruction, max_tokens, truncation), [text])
+    options = EmbedOptions(input_type, instruction, truncation, max_tokens)
+    [key] = Keyspace(salt).keys("embed", fingerprint, options.identity(), [text])
     return key
 
 
 def rerank_key(salt, fingerprint, query, instruction, max_tokens, truncation, text):
-    [key] = Keyspace(salt).rerank(fingerprint, RerankFields(query, instruction, max_tokens, truncation), [text])
+    options = RerankOptions(query, instruction, truncation, max_tokens)
+    [key] = Keyspace(salt).keys("rerank", fingerprint, options.identity(), [text])
     return key
 
 
@@ -63,11 +64,11 @@ def test_vectors_and_scores_never_meet(one, other):
 @given(st.lists(words, max_size=4))
 def test_a_list_gives_the_keys_of_its_texts(texts):
     keys = Keyspace("salt")
-    fields = EmbedFields(embed_pb2.INPUT_TYPE_DOCUMENT, "", 8, common_pb2.TRUNCATION_END)
-    assert keys.embed("f", fields, texts) == [keys.embed("f", fields, [text])[0] for text in texts]
-    assert keys.embed("f", replace(fields, max_tokens=9), texts) == [
-        keys.embed("f", replace(fields, max_tokens=9), [text])[0] for text in texts
-    ]
+    for max_tokens in (8, 9):
+        identity = EmbedOptions(max_tokens=max_tokens).identity()
+        assert keys.keys("embed", "f", identity, texts) == [
+            keys.keys("embed", "f", identity, [text])[0] for text in texts
+        ]
 
 
 def test_a_key_names_kind_and_model_and_hides_the_text():

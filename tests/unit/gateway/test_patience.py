@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.patience import Outage, patiently
+from services.api.retry import Outage, retry_while_unavailable
 from services.runtime.errors import UpstreamUnavailable
 
 
@@ -25,20 +25,20 @@ class Upstream:
 async def test_a_part_after_the_outage_does_not_bear_with_it_again():
     upstream, outage = Upstream(), Outage(0.5)
     with pytest.raises(UpstreamUnavailable):
-        await patiently(upstream, outage)
+        await retry_while_unavailable(upstream, outage)
     assert upstream.calls > 1
     for _ in range(100):
         before = upstream.calls
         with pytest.raises(UpstreamUnavailable):
-            await patiently(upstream, outage)
+            await retry_while_unavailable(upstream, outage)
         assert upstream.calls == before + 1
 
 
 async def test_parts_side_by_side_end_together():
     upstream, outage = Upstream(), Outage(0.5)
-    first = asyncio.create_task(patiently(upstream, outage))
+    first = asyncio.create_task(retry_while_unavailable(upstream, outage))
     await asyncio.wait({first}, timeout=0.2)
-    late = asyncio.create_task(patiently(upstream, outage))
+    late = asyncio.create_task(retry_while_unavailable(upstream, outage))
     ended = await asyncio.gather(first, late, return_exceptions=True)
     assert [type(error) for error in ended] == [UpstreamUnavailable] * 2
     assert asyncio.get_running_loop().time() < outage.since + 5
@@ -47,11 +47,11 @@ async def test_parts_side_by_side_end_together():
 async def test_an_upstream_that_is_back_is_borne_with_anew():
     upstream, outage = Upstream(), Outage(0.3)
     with pytest.raises(UpstreamUnavailable):
-        await patiently(upstream, outage)
+        await retry_while_unavailable(upstream, outage)
     upstream.away = False
-    assert await patiently(upstream, outage) == "reply"
+    assert await retry_while_unavailable(upstream, outage) == "reply"
     upstream.away = True
     before = upstream.calls
     with pytest.raises(UpstreamUnavailable):
-        await patiently(upstream, outage)
+        await retry_while_unavailable(upstream, outage)
     assert upstream.calls > before + 1

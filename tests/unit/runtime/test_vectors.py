@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from services.runtime.vectors import decode, encode, narrow
+from services.api.vectors import decode, encode, narrow
 from winnow.embed.v1 import embed_pb2
 
 # A busy machine is no failure.

@@ -1,0 +1,187 @@
+"""The options of embedding and reranking: their rules, their defaults, and which of them decide a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from services.runtime.validate import Check
+from winnow.common.v1 import common_pb2
+from winnow.embed.v1 import embed_pb2
+from winnow.rerank.v1 import rerank_pb2
+
+SYMMETRIC_INSTRUCTION = "Retrieve semantically similar text"
+
+_MIN_MAX_TOKENS_EMBED = 8
+_MIN_MAX_TOKENS_RERANK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How texts are embedded. None: the model's default."""
+
+    input_type: embed_pb2.InputType = embed_pb2.INPUT_TYPE_DOCUMENT
+    instruction: str | None = None
+    truncation: common_pb2.Truncation = common_pb2.TRUNCATION_END
+    max_tokens: int | None = None
+    priority: common_pb2.Priority = common_pb2.PRIORITY_INTERACTIVE
+
+    def resolved(self, model: embed_pb2.GetModelResponse) -> EmbedOptions:
+        """The same with the model's defaults in the place of None; no instruction for documents."""
+        instruction: str | None = None
+        match self.input_type:
+            case embed_pb2.INPUT_TYPE_QUERY:
+                instruction = self.instruction or model.default_instruction
+            case embed_pb2.INPUT_TYPE_SYMMETRIC:
+                instruction = self.instruction or SYMMETRIC_INSTRUCTION
+        return replace(self, instruction=instruction, max_tokens=self.max_tokens or model.max_tokens)
+
+    def identity(self) -> tuple[str, ...]:
+        """What decides a vector of full width beside its text. Of `resolved` options."""
+        return (
+            embed_pb2.InputType.Name(self.input_type),
+            self.instruction or "",
+            str(self.max_tokens),
+            common_pb2.Truncation.Name(self.truncation),
+        )
+
+    def request(self, texts: Sequence[str], encoding: embed_pb2.Encoding) -> embed_pb2.EmbedRequest:
+        """The request that asks a worker for vectors of full width."""
+        return embed_pb2.EmbedRequest(
+            texts=texts,
+            input_type=self.input_type,
+            instruction=self.instruction,
+            encoding=encoding,
+            truncation=self.truncation,
+            max_tokens=self.max_tokens,
+            priority=self.priority,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VectorFormat:
+    """How a vector of full width is cut and written."""
+
+    dimensions: int
+    encoding: embed_pb2.Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class RerankOptions:
+    """What documents are scored against, and how. None: the model's default."""
+
+    query: str
+    instruction: str | None = None
+    truncation: common_pb2.Truncation = common_pb2.TRUNCATION_END
+    max_tokens: int | None = None
+    priority: common_pb2.Priority = common_pb2.PRIORITY_INTERACTIVE
+
+    def resolved(self, model: rerank_pb2.GetModelResponse) -> RerankOptions:
+        """The same with the model's defaults in the place of None."""
+        return replace(
+            self,
+            instruction=self.instruction or model.default_instruction,
+            max_tokens=self.max_tokens or model.max_tokens,
+        )
+
+    def identity(self) -> tuple[str, ...]:
+        """What decides a score beside the document. Of `resolved` options."""
+        return (
+            self.instruction or "",
+            self.query,
+            str(self.max_tokens),
+            common_pb2.Truncation.Name(self.truncation),
+        )
+
+    def request(self, documents: Sequence[str]) -> rerank_pb2.RerankRequest:
+        """The request that asks a worker for the scores of documents."""
+        return rerank_pb2.RerankRequest(
+            query=self.query,
+            documents=documents,
+            instruction=self.instruction or None,
+            truncation=self.truncation,
+            max_tokens=self.max_tokens,
+            priority=self.priority,
+        )
+
+
+def embed_options(
+    wanted: embed_pb2.EmbedRequest | embed_pb2.EmbedOptions,
+    model: embed_pb2.GetModelResponse,
+    limits: common_pb2.Limits,
+    check: Check,
+) -> tuple[EmbedOptions, VectorFormat]:
+    """The options of a request or a stream. Raises InvalidFields for them, and for what `check` has noted before."""
+    check.enum("input_type", wanted.input_type, embed_pb2.InputType)
+    check.enum("encoding", wanted.encoding, embed_pb2.Encoding)
+    input_type = wanted.input_type or embed_pb2.INPUT_TYPE_DOCUMENT
+    if wanted.HasField("instruction"):
+        check_instruction(check, wanted.instruction, limits)
+        if input_type == embed_pb2.INPUT_TYPE_DOCUMENT:
+            check.wrong("instruction", "documents are embedded without one; leave it out, or set input_type to QUERY")
+    if wanted.HasField("dimensions"):
+        check.within("dimensions", wanted.dimensions, model.min_dimensions, model.dimensions)
+    max_tokens = _max_tokens(check, wanted, _MIN_MAX_TOKENS_EMBED, model.max_tokens)
+    _check_shared(check, wanted)
+    check.done()
+    streams = isinstance(wanted, embed_pb2.EmbedOptions)
+    return (
+        EmbedOptions(
+            input_type=input_type,
+            instruction=wanted.instruction if wanted.HasField("instruction") else None,
+            truncation=wanted.truncation or common_pb2.TRUNCATION_END,
+            max_tokens=max_tokens,
+            priority=wanted.priority or (common_pb2.PRIORITY_BULK if streams else common_pb2.PRIORITY_INTERACTIVE),
+        ),
+        VectorFormat(
+            dimensions=wanted.dimensions if wanted.HasField("dimensions") else model.dimensions,
+            encoding=wanted.encoding or embed_pb2.ENCODING_FLOAT32,
+        ),
+    )
+
+
+def rerank_options(
+    request: rerank_pb2.RerankRequest, model: rerank_pb2.GetModelResponse, limits: common_pb2.Limits
+) -> RerankOptions:
+    """The options of a request. Raises InvalidFields for all that is wrong with it but its documents' sizes."""
+    check = Check()
+    check.filled("query", request.query)
+    check.size("query", request.query, limits.max_text_bytes)
+    check.count("documents", request.documents, 1, limits.max_items)
+    if request.HasField("instruction"):
+        check_instruction(check, request.instruction, limits)
+    if request.HasField("top_n") and request.top_n < 1:
+        check.wrong("top_n", "is 0; leave it out for all documents, or ask for at least 1")
+    if request.HasField("min_score"):
+        check.within("min_score", request.min_score, 0, 1)
+    max_tokens = _max_tokens(check, request, _MIN_MAX_TOKENS_RERANK, model.max_tokens)
+    _check_shared(check, request)
+    check.done()
+    return RerankOptions(
+        query=request.query,
+        instruction=request.instruction if request.HasField("instruction") else None,
+        truncation=request.truncation or common_pb2.TRUNCATION_END,
+        max_tokens=max_tokens,
+        priority=request.priority or common_pb2.PRIORITY_INTERACTIVE,
+    )
+
+
+def check_instruction(check: Check, value: str, limits: common_pb2.Limits) -> None:
+    """An instruction that was given: not empty, and no longer than a text may be."""
+    check.filled("instruction", value)
+    check.size("instruction", value, limits.max_text_bytes)
+
+
+_Wanted = embed_pb2.EmbedRequest | embed_pb2.EmbedOptions | rerank_pb2.RerankRequest
+
+
+def _max_tokens(check: Check, wanted: _Wanted, least: int, most: int) -> int | None:
+    if not wanted.HasField("max_tokens"):
+        return None
+    check.within("max_tokens", wanted.max_tokens, min(least, most), most)
+    return wanted.max_tokens
+
+
+def _check_shared(check: Check, wanted: _Wanted) -> None:
+    check.enum("truncation", wanted.truncation, common_pb2.Truncation)
+    check.enum("priority", wanted.priority, common_pb2.Priority)

@@ -1,0 +1,81 @@
+"""The embed worker's engine as a backend of EmbedService."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.api.backend import Embedded, EmbeddedText, FailedItem
+from services.api.options import EmbedOptions
+from services.api.vectors import F32, MIN_DIMENSIONS, narrow
+from services.engine.types import Failure, InputType
+from services.runtime.errors import to_status
+from services.worker import wire
+from services.worker.problems import engine_problems, problem_of
+from services.worker.signals import Signals
+from winnow.embed.v1 import embed_pb2
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds; the port is bound before
+    from services.engine.engine import EmbedEngine
+
+_INPUT_TYPE = {
+    embed_pb2.INPUT_TYPE_DOCUMENT: InputType.DOCUMENT,
+    embed_pb2.INPUT_TYPE_QUERY: InputType.QUERY,
+    embed_pb2.INPUT_TYPE_SYMMETRIC: InputType.SYMMETRIC,
+}
+_DETAILED_CHUNKS = 16  # of a stream; a trace with a million spans helps nobody
+
+
+class EngineBackend:
+    """`engine` is asked for on every call: none is let in before it is loaded."""
+
+    def __init__(self, engine: Callable[[], EmbedEngine], signals: Signals) -> None:
+        self._engine, self._signals = engine, signals
+
+    async def model(self, deadline: float | None = None) -> embed_pb2.GetModelResponse:
+        """The engine's model."""
+        info = self._engine().info
+        return embed_pb2.GetModelResponse(
+            model=wire.identity(info),
+            dimensions=info.dimensions,
+            min_dimensions=min(MIN_DIMENSIONS, info.dimensions),
+            max_tokens=info.max_tokens,
+            dtype=info.dtype,
+            default_instruction=info.default_instruction,
+        )
+
+    async def embed(
+        self, texts: Sequence[str], options: EmbedOptions, deadline: float | None, *, part: int = 0
+    ) -> Embedded:
+        """See EmbedBackend."""
+        request = self._signals.request(part < _DETAILED_CHUNKS)
+        with engine_problems():
+            result = await self._engine().embed(
+                texts,
+                input_type=_INPUT_TYPE[options.input_type],
+                instruction=options.instruction,
+                truncation=wire.TRUNCATION[options.truncation],
+                max_tokens=options.max_tokens,
+                lane=wire.LANE[options.priority],
+                deadline=deadline,
+                context=request,
+            )
+        items: list[EmbeddedText | FailedItem] = []
+        vectors: list[F32] = []
+        for item in result.items:
+            if isinstance(item, Failure):
+                items.append(FailedItem(to_status(problem_of(item.error)), item.tokens))
+            else:
+                items.append(EmbeddedText(item.tokens, item.truncated))
+                vectors.append(item.vector)
+        self._signals.served(
+            request, result.timings, sum(item.tokens for item in items if isinstance(item, EmbeddedText))
+        )
+
+        def rows(dimensions: int) -> F32:
+            whole: F32 = np.stack(vectors)
+            return whole if dimensions == whole.shape[1] else narrow(whole, dimensions)
+
+        return Embedded(await self.model(), items, rows, wire.timings(result.timings))
