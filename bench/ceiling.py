@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from services.engine.config import ModelConfig
-from services.engine.linear import Linear, LinearFormat, dense, packed_fp16
+from services.engine.layers.linear import Linear, LinearFormat, dense, packed_fp16
+from services.engine.models.qwen3.config import ModelConfig
 
 _LAYERS = 4  # distinct weights, so that caches hold no more of them than of a model's
 _ROWS = {"cpu": (256, 512, 1024), "cuda": (8192, 16384)}

@@ -13,7 +13,7 @@ from bench.ceiling import Ceiling
 from bench.interleave import Run, interleave, rate
 from bench.report import Report, Row
 from bench.subjects import Computed
-from services.engine.machine import cpus
+from services.engine.host import cpus
 
 Numbers = npt.NDArray[np.floating]
 Distance = Callable[[Numbers, Numbers], float]

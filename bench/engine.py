@@ -17,7 +17,7 @@ from bench.subjects.winnow import settings
 from bench.texts import Writer
 from services.engine.engine import EmbedEngine
 from services.engine.errors import EngineError
-from services.engine.types import InputType, Lane
+from services.engine.types import InputType, Priority
 
 _TOKENS = 12  # of the caller's text; the query prompt comes on top
 _WARM_UP = 20
@@ -86,7 +86,7 @@ async def _measure(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[s
         idle = [[await _milliseconds(engine, query) for query in queries] for _ in range(repeats)]
         if not bulk:
             return Measured(idle, [], [])
-        steps = [[await _milliseconds(engine, text, Lane.BULK) for text in bulk[:_STEPS]] for _ in range(repeats)]
+        steps = [[await _milliseconds(engine, text, Priority.BULK) for text in bulk[:_STEPS]] for _ in range(repeats)]
         return Measured(idle, [await _beside(engine, queries, bulk) for _ in range(repeats)], steps)
     finally:
         engine.close()
@@ -97,7 +97,7 @@ async def _beside(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[st
 
     async def flood() -> None:
         while True:
-            await engine.embed(bulk, lane=Lane.BULK)
+            await engine.embed(bulk, priority=Priority.BULK)
 
     flooding = asyncio.create_task(flood())
     try:
@@ -109,10 +109,10 @@ async def _beside(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[st
         await asyncio.gather(flooding, return_exceptions=True)
 
 
-async def _milliseconds(engine: EmbedEngine, text: str, lane: Lane = Lane.INTERACTIVE) -> float:
+async def _milliseconds(engine: EmbedEngine, text: str, priority: Priority = Priority.INTERACTIVE) -> float:
     start = time.perf_counter()
-    input_type = InputType.QUERY if lane is Lane.INTERACTIVE else InputType.DOCUMENT
-    await engine.embed([text], input_type=input_type, lane=lane)
+    input_type = InputType.QUERY if priority is Priority.INTERACTIVE else InputType.DOCUMENT
+    await engine.embed([text], input_type=input_type, priority=priority)
     return 1000 * (time.perf_counter() - start)
 
 

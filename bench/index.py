@@ -19,10 +19,10 @@ from bench import report
 from bench.report import WINNOW, Report, Row, table_of
 from deploy.local.process import Process
 from deploy.local.redis import NEEDED, find_redis_server
-from gateway.index.catalogue import BuiltWith, Catalogue, Collection, Quantization
+from gateway.index.catalogue import Catalogue, Collection, ModelRef, Quantization
 from gateway.index.documents import Digest, Document
 from gateway.index.store import Store, StoreSettings, Write
-from gateway.redis_client import RedisClient
+from gateway.redis.client import RedisClient
 from gateway.settings import GatewaySettings
 from services.api.vectors import F32, narrow
 
@@ -88,10 +88,10 @@ class _Vectors:
 async def _measure(arguments: argparse.Namespace, url: str, output: Report) -> list[Row]:
     settings = GatewaySettings.model_construct()
     client = RedisClient(url, 60.0)
-    store = Store(client, client, StoreSettings(settings.index_effort, settings.index_filter_effort, 0))
+    store = Store(client, client, StoreSettings(settings.index_ef, settings.index_filter_ef, 0))
     made = await Catalogue(client).create(
         "bench",
-        BuiltWith("made up", "", "made-up"),
+        ModelRef("made up", "", "made-up"),
         arguments.dimensions,
         Quantization[arguments.quantization],
         arguments.shards,

@@ -7,28 +7,28 @@ from typing import Any
 
 import grpc
 
-from gateway import retrieval_servicer
-from gateway.budget import BudgetSettings
-from gateway.cache import Cache
-from gateway.embed_servicer import CachedEmbedService
-from gateway.embedder import Embedder, EmbedWorkers, SplitSettings
-from gateway.entries import ScoreCodec, ScoreEntry, VectorCodec, VectorEntry
-from gateway.frames import Frames
+from gateway.api.embed import CachedEmbedService
+from gateway.api.retrieval import SERVICE as RETRIEVAL_SERVICE
+from gateway.api.retrieval import RetrievalServicer
+from gateway.cache.codec import CachedScore, CachedVector, ScoreCodec, VectorCodec
+from gateway.cache.encoded_results import EncodedResultCache
+from gateway.cache.keys import CacheKeys
+from gateway.cache.redis_cache import RedisCache, RedisCacheSettings
+from gateway.cache.tiered import TieredCache
 from gateway.index.catalogue import Catalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
-from gateway.keys import Keyspace
-from gateway.pipeline import Pipeline
-from gateway.redis_client import RedisClient
-from gateway.redis_faults import FaultLog
-from gateway.redis_url import RedisUrl
-from gateway.remote_cache import RemoteCache, RemoteCacheSettings
-from gateway.reranker import Reranker, RerankWorkers
-from gateway.retrieval_servicer import RetrievalServicer
+from gateway.index.upsert import Upserter, UpsertSettings
+from gateway.models.embedder import Embedder, EmbedWorkers, SplitSettings
+from gateway.models.pool import EmbedPool, RerankPool
+from gateway.models.reranker import Reranker, RerankWorkers
+from gateway.redis.client import RedisClient
+from gateway.redis.faults import FaultLog
+from gateway.redis.url import RedisUrl
+from gateway.search.budget import BudgetSettings
+from gateway.search.pipeline import Pipeline
 from gateway.settings import GatewaySettings
-from gateway.signals import Signals
-from gateway.upsert import Upserter, UpsertSettings
-from gateway.workers import EmbedPool, RerankPool
+from gateway.telemetry import GatewayMetrics
 from services.api.embed import SERVICE as EMBED_SERVICE
 from services.api.embed import StreamSettings
 from services.api.rerank import SERVICE as RERANK_SERVICE
@@ -52,11 +52,11 @@ _SCORES_SHARE = 8
 class Gateway:
     """All parts of the gateway. It serves as soon as it listens: workers and Redis are reached when needed."""
 
-    services = (EMBED_SERVICE, RERANK_SERVICE, retrieval_servicer.SERVICE)
+    services = (EMBED_SERVICE, RERANK_SERVICE, RETRIEVAL_SERVICE)
 
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._settings = settings
-        self._signals = signals = Signals(telemetry)
+        self._metrics = metrics = GatewayMetrics(telemetry)
         self._embed_channel = channel(
             settings.embed_target, telemetry, settings.channel(), health_service=EMBED_SERVICE
         )
@@ -69,21 +69,21 @@ class Gateway:
         cache_url = settings.cache_url or settings.redis_url
         cache_faults = FaultLog("cache", "GATEWAY_CACHE_URL" if settings.cache_url else "GATEWAY_REDIS_URL")
         self._cache_client = self._redis(cache_url, _WRITE_TIMEOUT_S, cache_faults)
-        self._remote = self._remote_cache(self._cache_client, signals) if self._cache_client else None
+        self._remote = self._remote_cache(self._cache_client, metrics) if self._cache_client else None
         local_bytes = settings.cache_local_bytes // 2
-        self._frames = Frames(settings.cache_local_bytes - local_bytes)
-        vectors: Cache[VectorEntry] = Cache(VectorCodec(), local_bytes, self._remote, signals)
-        scores: Cache[ScoreEntry] = Cache(
+        self._encoded_results = EncodedResultCache(settings.cache_local_bytes - local_bytes)
+        vectors: TieredCache[CachedVector] = TieredCache(VectorCodec(), local_bytes, self._remote, metrics)
+        scores: TieredCache[CachedScore] = TieredCache(
             ScoreCodec(),
             settings.cache_local_bytes // _SCORES_SHARE if settings.score_cache else 0,
             self._remote if settings.score_cache else None,
-            signals,
+            metrics,
         )
-        keyspace = Keyspace(settings.cache_salt.get_secret_value())
+        cache_keys = CacheKeys(settings.cache_salt.get_secret_value())
         split = SplitSettings(settings.embed_split_items, settings.embed_split_bytes, settings.max_message_bytes)
-        self._embedder = Embedder(EmbedWorkers(self._embed_pool, split), keyspace, vectors, signals)
+        self._embedder = Embedder(EmbedWorkers(self._embed_pool, split), cache_keys, vectors, metrics)
         rerank_workers = RerankWorkers(self._rerank_pool, settings.rerank_split_bytes)
-        self._reranker = Reranker(rerank_workers, keyspace, scores, signals)
+        self._reranker = Reranker(rerank_workers, cache_keys, scores, metrics)
 
         index_url = settings.index_url or settings.redis_url
         faults = FaultLog("index", "GATEWAY_INDEX_URL" if settings.index_url else "GATEWAY_REDIS_URL")
@@ -102,7 +102,7 @@ class Gateway:
             budget,
             settings.retrieval_weight,
             settings.index_oversample,
-            signals,
+            metrics,
         )
         self._background: list[asyncio.Task[None]] = []
 
@@ -110,19 +110,19 @@ class Gateway:
     def _redis(url: RedisUrl | None, timeout_s: float, faults: FaultLog) -> RedisClient | None:
         return RedisClient(url.get_secret_value(), timeout_s, faults) if url else None
 
-    def _remote_cache(self, client: RedisClient, signals: Signals) -> RemoteCache:
+    def _remote_cache(self, client: RedisClient, metrics: GatewayMetrics) -> RedisCache:
         settings = self._settings
-        return RemoteCache(
+        return RedisCache(
             client,
-            RemoteCacheSettings(
+            RedisCacheSettings(
                 ttl_s=settings.cache_ttl_seconds,
-                patience_s=settings.cache_patience_ms / 1e3,
+                read_timeout_s=settings.cache_read_timeout_ms / 1e3,
                 write_timeout_s=_WRITE_TIMEOUT_S,
                 queue_bytes=settings.cache_queue_bytes,
                 breaker_failures=settings.cache_breaker_failures,
-                breaker_rest_s=settings.cache_breaker_rest_ms / 1e3,
+                breaker_open_s=settings.cache_breaker_open_ms / 1e3,
             ),
-            signals,
+            metrics,
         )
 
     def _build_index(self) -> Index | None:
@@ -130,21 +130,21 @@ class Gateway:
         if client is None or writer is None:
             return None
         store = Store(
-            client, writer, StoreSettings(settings.index_effort, settings.index_filter_effort, settings.index_replicas)
+            client, writer, StoreSettings(settings.index_ef, settings.index_filter_ef, settings.index_replicas)
         )
         return Index(Catalogue(client), store)
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds the three servicers."""
         settings, limits, stopping = self._settings, self._settings.limits(), lifecycle.stopping
-        window, outage_s = settings.stream_window_tokens, settings.stream_outage_seconds
+        window, retry_for_s = settings.stream_window_tokens, settings.stream_retry_seconds
         upserter = (
-            Upserter(self._embedder, self._index.store, UpsertSettings(window, outage_s), stopping)
+            Upserter(self._embedder, self._index.store, UpsertSettings(window, retry_for_s), stopping)
             if self._index
             else None
         )
-        stream = StreamSettings(lambda: window, outage_s)
-        embed = CachedEmbedService(self._embedder, self._frames, self._signals, limits, stream, stopping)
+        stream = StreamSettings(lambda: window, retry_for_s)
+        embed = CachedEmbedService(self._embedder, self._encoded_results, self._metrics, limits, stream, stopping)
         retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)
         embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(self._reranker, limits), server)

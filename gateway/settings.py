@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from gateway.redis_url import RedisUrl
+from gateway.redis.url import RedisUrl
 from services.runtime.channel import ChannelSettings
 from services.runtime.settings import (
     Listen,
@@ -55,24 +55,24 @@ class GatewaySettings(ProcessSettings):
     index_url: OptionalUrl = Field(None, description="Redis 8 of the collections alone; empty: GATEWAY_REDIS_URL")
 
     cache_ttl_seconds: int = Field(30 * 86400, ge=1, description="life of an entry, shortened by up to a tenth")
-    cache_patience_ms: float = Field(10.0, gt=0, description="longest that a look-up in Redis holds up an answer")
+    cache_read_timeout_ms: float = Field(10.0, gt=0, description="longest that a look-up in Redis holds up an answer")
     cache_local_bytes: int = Field(128 << 20, ge=0, description="vectors kept in this process; 0: none")
     cache_queue_bytes: int = Field(64 << 20, ge=0, description="most bytes that wait to be written to Redis")
     cache_breaker_failures: int = Field(5, ge=1, description="failures in a row after which Redis is left alone")
-    cache_breaker_rest_ms: float = Field(1000.0, gt=0, description="for how long, until it is tried again")
+    cache_breaker_open_ms: float = Field(1000.0, gt=0, description="for how long, until it is tried again")
     cache_salt: SecretStr = Field(
         SecretStr(""), description="secret mixed into all keys: tenants with different salts share nothing"
     )
     score_cache: bool = Field(True, description="cache rerank scores too")
 
     index_timeout_ms: float = Field(2000.0, gt=0, description="longest wait for the answer of a shard that was asked")
-    index_effort: int = Field(
+    index_ef: int = Field(
         300,
         ge=1,
         le=1_000_000,
         description="least breadth of the search in a collection's graphs (EF); more: better recall",
     )
-    index_filter_effort: int = Field(
+    index_filter_ef: int = Field(
         50_000, ge=1, description="most documents that a filtered search looks at in a shard (FILTER-EF)"
     )
 
@@ -103,7 +103,7 @@ class GatewaySettings(ProcessSettings):
         256 << 10, ge=1, description="bytes of documents up to which a rerank is never split over workers"
     )
     stream_window_tokens: int = Field(65536, ge=1, description="estimated tokens of one stream in flight")
-    stream_outage_seconds: float = Field(
+    stream_retry_seconds: float = Field(
         30.0, ge=0, description="how long a stream bears with workers or an index that are away"
     )
     max_items: int = Field(2048, ge=1, description="most texts, documents or ids in one request")

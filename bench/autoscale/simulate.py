@@ -107,7 +107,7 @@ def simulate(curve: ServiceCurve, traffic: Traffic, policy: Policy, start: int =
         count, tokens = arrivals[step], arrivals[step] * traffic.request_tokens
         bulk = min(traffic.bulk_window, bulk_left) if now >= traffic.bulk_start_s else 0.0
 
-        # What came in has to wait for what is there, in its own lane, and for the batch that runs.
+        # What came in has to wait for what is there, in the queue of its priority, and for the batch that runs.
         share = queue / ready
         batch = max(curve.steady_batch(tokens / STEP_S / ready, traffic.request_tokens), share + bulk / ready)
         batch = min(curve.batch_tokens, batch)

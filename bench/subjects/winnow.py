@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.subjects import Computed, Scores, Vectors
 from services.engine.engine import EmbedEngine, RerankEngine
-from services.engine.types import BatchReport, EmbedItem, EngineSettings, InputType, Lane, RerankItem
+from services.engine.types import BatchReport, EmbedItem, EngineSettings, InputType, Priority, RerankItem
 
 _QUEUE_TOKENS = 1 << 22  # admission is not what is measured
 _MAX_TOKENS = 8192  # the engine's default
@@ -140,13 +140,13 @@ def _count(computed: Computed, report: BatchReport) -> None:
 
 async def _embed(engine: EmbedEngine, texts: Sequence[str], queries: bool) -> Vectors:
     kind = InputType.QUERY if queries else InputType.DOCUMENT
-    result = await engine.embed(texts, input_type=kind, lane=Lane.INTERACTIVE)
+    result = await engine.embed(texts, input_type=kind, priority=Priority.INTERACTIVE)
     return np.stack([_sound(item).vector for item in result.items])
 
 
 async def _rerank(engine: RerankEngine, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
     results = await asyncio.gather(
-        *(engine.rerank(query, documents, lane=Lane.INTERACTIVE) for query, documents in requests)
+        *(engine.rerank(query, documents, priority=Priority.INTERACTIVE) for query, documents in requests)
     )
     return np.array([_scored(item).probability for result in results for item in result.items])
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import Enum
 
-from gateway.index import scripts
+from gateway.index import lua
 from gateway.index.documents import OPERATION_BYTES
+from gateway.index.errors import index_problem
 from gateway.index.filters import Filter, FilterError, translate
-from gateway.index.problems import index_problem
-from gateway.redis_client import Command, RedisClient, Unreachable
+from gateway.redis.client import Command, RedisClient, Unreachable
 from services.runtime.errors import AlreadyExists, InvalidField, NotFound, Problem, UpstreamUnavailable
 
 _COLLECTIONS = "winnow:i:{catalogue}:collections"
@@ -30,7 +30,7 @@ _PROBE = "winnow:i:{catalogue}:probe"
 _SHARD_PARTS = "cvthd"
 _SHARDS_PER_MASTER = 3
 # Of a node of the graph to others (M); on its lowest level twice as many. Twice Redis' default: searches find as much
-# with less than half the effort.
+# with less than half the EF.
 _LINKS, _LINKS_ONCE = 32, 16
 _SPREAD_TRIES = 10_000
 # A creation that takes longer than this begins again: its keys may have been removed.
@@ -49,7 +49,7 @@ class Quantization(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltWith:
+class ModelRef:
     """The embedding model of a collection."""
 
     name: str
@@ -63,7 +63,7 @@ class Collection:
 
     name: str
     uid: str
-    model: BuiltWith
+    model: ModelRef
     dimensions: int
     quantization: Quantization
     tags: tuple[str, ...]
@@ -83,7 +83,7 @@ class Collection:
         return cls(
             name,
             fields["uid"],
-            BuiltWith(**fields["model"]),
+            ModelRef(**fields["model"]),
             fields["dimensions"],
             Quantization(fields["quantization"]),
             tuple(fields["tags"]),
@@ -108,7 +108,7 @@ def new_operation() -> bytes:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def redis_errors() -> Iterator[None]:
     """Turns what Redis fails with into a Problem."""
     try:
         yield
@@ -128,7 +128,7 @@ class Catalogue:
         """Raises Precondition where this Redis has no vector sets."""
         if self._supported:
             return
-        with told():
+        with redis_errors():
             await self._client.command("VADD", _PROBE, "VALUES", 1, 1, "probe")
         self._supported = True
 
@@ -154,7 +154,7 @@ class Catalogue:
         """
         try:
             wanted = translate(expression)
-            error = await self._client.command("EVAL", scripts.PROBE, 1, _PROBE, wanted.redis)
+            error = await self._client.command("EVAL", lua.PROBE, 1, _PROBE, wanted.redis)
         except FilterError as wrong:
             raise InvalidField(field, str(wrong)) from None
         except Unreachable:
@@ -164,10 +164,10 @@ class Catalogue:
         return wanted
 
     async def create(
-        self, name: str, model: BuiltWith, dimensions: int, quantization: Quantization, shards: int | None
+        self, name: str, model: ModelRef, dimensions: int, quantization: Quantization, shards: int | None
     ) -> Collection:
         """A new, empty collection; AlreadyExists where the name is taken by a collection or an alias."""
-        with told():
+        with redis_errors():
             await self.require()
             await self._sweep()
             for _ in range(_TRIES):
@@ -183,12 +183,12 @@ class Catalogue:
         raise UpstreamUnavailable("index", "is too slow to create a collection")
 
     async def _create(self, made: Collection) -> int:
-        """Makes the shards, then the name; the answer is that of `scripts.CREATE`."""
-        await self._client.command("EVAL", scripts.BEGIN, 1, _TRASH, made.uid, json.dumps(made.tags), _CREATION_S)
+        """Makes the shards, then the name; the answer is that of `lua.CREATE`."""
+        await self._client.command("EVAL", lua.BEGIN, 1, _TRASH, made.uid, json.dumps(made.tags), _CREATION_S)
         await _mark(self._client, made.uid, made.tags)
         return int(
             await self._client.command(
-                "EVAL", scripts.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, made.name, made.uid, made.pack()
+                "EVAL", lua.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, made.name, made.uid, made.pack()
             )
         )
 
@@ -216,7 +216,7 @@ class Catalogue:
         """
         await self.require()
         try:
-            found = await self._client.command("EVAL", scripts.RESOLVE, 2, _COLLECTIONS, _ALIASES, name)
+            found = await self._client.command("EVAL", lua.RESOLVE, 2, _COLLECTIONS, _ALIASES, name)
         except Unreachable as error:
             if name in self._last:
                 return self._last[name]
@@ -230,9 +230,9 @@ class Catalogue:
 
     async def listed(self) -> list[tuple[Collection, list[str]]]:
         """All collections with their aliases, both sorted."""
-        with told():
+        with redis_errors():
             await self.require()
-            collections, aliases = await self._client.command("EVAL", scripts.LIST, 2, _COLLECTIONS, _ALIASES)
+            collections, aliases = await self._client.command("EVAL", lua.LIST, 2, _COLLECTIONS, _ALIASES)
         pointing: dict[bytes, list[str]] = {}
         for alias, target in zip(aliases[::2], aliases[1::2], strict=True):
             pointing.setdefault(target, []).append(alias.decode())
@@ -243,7 +243,7 @@ class Catalogue:
 
     async def remove(self, name: str) -> None:
         """Removes a collection with all it holds, and its aliases; NotFound where there is none of that name."""
-        with told():
+        with redis_errors():
             await self.require()
             packed = await self._client.command("HGET", _COLLECTIONS, name)
             if packed is None:
@@ -252,7 +252,7 @@ class Catalogue:
             keys = (_COLLECTIONS, _ALIASES, _TRASH, _ALIASES_VERSION, _answer(operation))
             tags = json.dumps(collection.tags)
             done = await self._client.command(
-                "EVAL", scripts.REMOVE, len(keys), *keys, name, packed, collection.uid, tags, operation
+                "EVAL", lua.REMOVE, len(keys), *keys, name, packed, collection.uid, tags, operation
             )
             if not done:
                 raise NotFound("collection", name)
@@ -260,7 +260,7 @@ class Catalogue:
 
     async def set_alias(self, alias: str, collection: str) -> None:
         """Points an alias at a collection; NotFound, or AlreadyExists where a collection has the alias's name."""
-        done = await self._change_alias(scripts.SET_ALIAS, (_COLLECTIONS, _ALIASES), (alias, collection))
+        done = await self._change_alias(lua.SET_ALIAS, (_COLLECTIONS, _ALIASES), (alias, collection))
         if done == -1:
             raise AlreadyExists("collection", alias)
         if done == 0:
@@ -268,25 +268,25 @@ class Catalogue:
 
     async def delete_alias(self, alias: str) -> None:
         """Removes an alias; NotFound where there is none."""
-        if not await self._change_alias(scripts.DELETE_ALIAS, (_ALIASES,), (alias,)):
+        if not await self._change_alias(lua.DELETE_ALIAS, (_ALIASES,), (alias,)):
             raise NotFound("alias", alias)
 
     async def _change_alias(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> int:
         """Runs a change that builds on the aliases as they are now: a late one finds them changed, and is refused."""
-        with told():
+        with redis_errors():
             await self.require()
             for _ in range(_TRIES):
                 seen = await self._client.command("GET", _ALIASES_VERSION) or b""
                 operation = new_operation()
                 all_keys = (*keys, _ALIASES_VERSION, _answer(operation))
                 done = await self._client.command("EVAL", script, len(all_keys), *all_keys, *arguments, operation, seen)
-                if done != scripts.CHANGED:
+                if done != lua.CHANGED:
                     return int(done)
         raise UpstreamUnavailable("index", "has other writers changing its aliases")
 
     async def _sweep(self) -> None:
         """Remove the keys of collections that are gone. What cannot be reached now is left for the next time."""
-        claimed = await self._client.command("EVAL", scripts.CLAIM, 2, _TRASH, _COLLECTIONS)
+        claimed = await self._client.command("EVAL", lua.CLAIM, 2, _TRASH, _COLLECTIONS)
         for uid, entry in zip(claimed[::2], claimed[1::2], strict=True):
             try:
                 await _drop(self._client, uid.decode(), json.loads(entry)["tags"])
@@ -296,7 +296,7 @@ class Catalogue:
 
 async def restore(client: RedisClient, collection: Collection, tags: Sequence[str]) -> None:
     """Makes the markers of shards that lost theirs. NotFound where the collection has been removed."""
-    with told():
+    with redis_errors():
         await _still(client, collection)
         await _mark(client, collection.uid, tags)
         try:
@@ -313,7 +313,7 @@ async def _still(client: RedisClient, collection: Collection) -> None:
 
 
 async def _mark(client: RedisClient, uid: str, tags: Sequence[str]) -> None:
-    await _all(client, [("EVAL", scripts.MARK, len(_SHARD_PARTS), *shard_keys(tag), uid) for tag in tags])
+    await _all(client, [("EVAL", lua.MARK, len(_SHARD_PARTS), *shard_keys(tag), uid) for tag in tags])
 
 
 async def _drop(client: RedisClient, uid: str, tags: Sequence[str]) -> None:

@@ -10,17 +10,25 @@ from itertools import chain
 
 from redis.exceptions import ResponseError
 
-from gateway.index import scripts
-from gateway.index.catalogue import Collection, Quantization, new_operation, restore, shard_key, shard_keys, told
+from gateway.index import lua
+from gateway.index.catalogue import (
+    Collection,
+    Quantization,
+    new_operation,
+    redis_errors,
+    restore,
+    shard_key,
+    shard_keys,
+)
 from gateway.index.documents import Digest, Document, Outcome
+from gateway.index.errors import index_problem
 from gateway.index.filters import Filter, attributes
-from gateway.index.problems import index_problem
-from gateway.redis_client import Command, QueueTimeoutError, RedisClient, Unreachable
+from gateway.redis.client import Command, QueueTimeoutError, RedisClient, Unreachable
 from services.api.vectors import F32
 from services.runtime.errors import InvalidField, Problem, UpstreamUnavailable
 
 _OUTCOMES = {1: Outcome.CREATED, 2: Outcome.UPDATED, 3: Outcome.UNCHANGED}
-_DELETED, _CHANGED = "d", "c"  # letters of scripts.DELETE
+_DELETED, _CHANGED = "d", "c"  # letters of lua.DELETE
 # Deletions of a shard are remembered by bucket of ids. Two ids in one cost a second look at most; a shard in which all
 # buckets have seen a deletion takes about 1 MB more.
 _BUCKETS = 1 << 14
@@ -31,12 +39,12 @@ _SHARDS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """How hard a search tries. `effort`: least size of the candidate list (EF) of a search through one graph;
-    `filter_effort`: most documents that a filtered search looks at in a shard (FILTER-EF). `replicas`: how many must
+    """How hard a search tries. `ef`: least size of the candidate list (EF) of a search through one graph;
+    `filter_ef`: most documents that a filtered search looks at in a shard (FILTER-EF). `replicas`: how many must
     have a write before it is acknowledged."""
 
-    effort: int
-    filter_effort: int
+    ef: int
+    filter_ef: int
     replicas: int
 
 
@@ -121,7 +129,7 @@ class Store:
         A shard that has lost its marker gets it back, as nothing can be written without.
         """
         known: dict[str, Known] = {}
-        with told():
+        with redis_errors():
             for _ in range(_TRIES):
                 left = self._by_tag(collection, [id_ for id_ in ids if id_ not in known])
                 replies = await self._client.commands([_look(tag, mine) for tag, mine in left.items()])
@@ -130,7 +138,7 @@ class Store:
                     match reply:
                         case Exception():
                             raise reply
-                        case scripts.GONE:
+                        case lua.GONE:
                             unmarked.append(tag)
                         case _:
                             known.update(zip(mine, map(_known, reply[::3], reply[1::3], reply[2::3]), strict=True))
@@ -156,7 +164,7 @@ class Store:
         confirming = known.digest is not None and known.digest.same(write.digest) and write.vector is None
         return (
             "EVAL",
-            scripts.WRITE,
+            lua.WRITE,
             len(keys),
             *keys,
             document.id,
@@ -179,7 +187,7 @@ class Store:
         A document that is written while it is being deleted is looked at again.
         """
         deleted, left = 0, list(ids)
-        with told():
+        with redis_errors():
             for _ in range(_TRIES):
                 known = await self.look(collection, left)
                 by_tag = self._by_tag(collection, left)
@@ -190,7 +198,7 @@ class Store:
                     if isinstance(reply, Exception):
                         raise reply
                     # Without a marker nothing was deleted: the next look makes it again.
-                    letters = _CHANGED * len(mine) if reply == scripts.GONE else reply.decode()
+                    letters = _CHANGED * len(mine) if reply == lua.GONE else reply.decode()
                     deleted += letters.count(_DELETED)
                     left += [id_ for id_, letter in zip(mine, letters, strict=True) if letter == _CHANGED]
                 if not left:
@@ -202,12 +210,12 @@ class Store:
 
         Of the others there are none. Raises a Problem where a shard does not answer.
         """
-        with told():
+        with redis_errors():
             documents, failures, _ = await self._fetch(collection, ids)
             for error in failures:
                 raise error
             by_tag = self._by_tag(collection, [id_ for id_ in ids if id_ not in documents])
-            replies = await self._client.commands([_script(scripts.MISSING, tag, mine) for tag, mine in by_tag.items()])
+            replies = await self._client.commands([_script(lua.MISSING, tag, mine) for tag, mine in by_tag.items()])
             lost: set[str] = set()
             for mine, reply in zip(by_tag.values(), replies, strict=True):
                 if isinstance(reply, Exception):
@@ -261,8 +269,8 @@ class Store:
 
     async def count(self, collections: Sequence[Collection]) -> list[int]:
         """The number of whole documents in each collection: what a search can find and read."""
-        commands = [_script(scripts.CENSUS, tag) for collection in collections for tag in collection.tags]
-        with told():
+        commands = [_script(lua.CENSUS, tag) for collection in collections for tag in collection.tags]
+        with redis_errors():
             replies = iter(await self._client.commands(commands))
             counts = []
             for collection in collections:
@@ -290,8 +298,8 @@ class Store:
         query = self._query(len(collection.tags), vector, count, filter_)
         # Searches first: so they are spread evenly over the pipelines.
         commands: list[Command] = [("VSIM", shard_key(tag, "v"), *query) for tag in collection.tags]
-        commands += [_script(scripts.CENSUS, tag) for tag in collection.tags]
-        with told():
+        commands += [_script(lua.CENSUS, tag) for tag in collection.tags]
+        with redis_errors():
             replies = await self._client.commands(commands, budget_s=budget_s, at_once=_SHARDS_AT_ONCE)
         searched, counted = replies[: len(collection.tags)], replies[len(collection.tags) :]
         searched = [[] if _wrong_type(reply) else reply for reply in searched]
@@ -312,11 +320,11 @@ class Store:
     def _query(self, shards: int, vector: F32, count: int, filter_: Filter | None) -> list[str | bytes | int]:
         """What each of `shards` is asked."""
         # One of n has about an n-th of the nearest, and finds its own the sooner for it.
-        effort = max(count, math.ceil(max(self._settings.effort, 2 * count) / math.sqrt(shards)))
+        ef = max(count, math.ceil(max(self._settings.ef, 2 * count) / math.sqrt(shards)))
         query: list[str | bytes | int] = ["FP32", vector.astype("<f4").tobytes(), "WITHSCORES", "COUNT", count]
-        query += ["EF", effort]
+        query += ["EF", ef]
         if filter_:
-            query += ["FILTER", filter_.redis, "FILTER-EF", self._settings.filter_effort]
+            query += ["FILTER", filter_.redis, "FILTER-EF", self._settings.filter_ef]
         return query
 
     def _by_tag(self, collection: Collection, ids: Sequence[str]) -> Mapping[str, list[str]]:
@@ -359,7 +367,7 @@ def _script(script: str, tag: str, arguments: Sequence[str | bytes | int] = ()) 
 
 
 def _look(tag: str, ids: Sequence[str]) -> Command:
-    return _script(scripts.LOOK, tag, list(chain.from_iterable((id_, _bucket(id_)) for id_ in ids)))
+    return _script(lua.LOOK, tag, list(chain.from_iterable((id_, _bucket(id_)) for id_ in ids)))
 
 
 def _delete(tag: str, documents: Sequence[tuple[str, Known]]) -> Command:
@@ -368,7 +376,7 @@ def _delete(tag: str, documents: Sequence[tuple[str, Known]]) -> Command:
     seen: list[str | bytes | int] = []
     for id_, known in documents:
         seen += (id_, _bucket(id_), known.record)
-    return ("EVAL", scripts.DELETE, len(keys), *keys, operation, *seen)
+    return ("EVAL", lua.DELETE, len(keys), *keys, operation, *seen)
 
 
 def _known(record: bytes, whole: int, deletion: bytes) -> Known:
@@ -386,7 +394,7 @@ def _outcome(reply: object) -> Outcome | Problem | ChangedMeanwhileError:
 
 
 def _whole(census: Sequence[int]) -> bool:
-    """Whether nothing of a shard is lost, by the answer of scripts.CENSUS."""
+    """Whether nothing of a shard is lost, by the answer of lua.CENSUS."""
     return 0 <= min(census) == max(census)
 
 

@@ -22,7 +22,7 @@ from services.runtime import deadline
 from services.runtime.errors import InvalidField, NonFiniteResult, NotReady, Problem, to_status, with_field
 from services.runtime.streams import fitting, in_completion_order, unless, until
 from services.runtime.telemetry import names
-from services.runtime.validate import Check, oversized
+from services.runtime.validation import Check, oversized
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 

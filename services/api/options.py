@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.runtime.validate import Check
+from services.runtime.validation import Check
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2

@@ -14,7 +14,7 @@ from services.api.options import rerank_options
 from services.runtime import deadline
 from services.runtime.errors import to_status, with_field
 from services.runtime.telemetry import names
-from services.runtime.validate import oversized
+from services.runtime.validation import oversized
 from winnow.common.v1 import common_pb2
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 

@@ -44,7 +44,7 @@ def main() -> None:
 
     def add(worker: Worker[EmbedEngine], server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         service = EmbedService(
-            EngineBackend(worker.engine, worker.signals),
+            EngineBackend(worker.engine, worker.metrics),
             settings.limits(),
             StreamSettings(lambda: settings.stream_window(worker.engine().stats().queue_limit_tokens), 0),
             lifecycle.stopping,

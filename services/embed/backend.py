@@ -12,9 +12,9 @@ from services.api.options import EmbedOptions
 from services.api.vectors import F32, MIN_DIMENSIONS, narrow
 from services.engine.types import Failure, InputType
 from services.runtime.errors import to_status
-from services.worker import wire
-from services.worker.problems import engine_problems, problem_of
-from services.worker.signals import Signals
+from services.worker import convert
+from services.worker.errors import engine_problems, problem_of
+from services.worker.telemetry import WorkerMetrics
 from winnow.embed.v1 import embed_pb2
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds; the port is bound before
@@ -31,14 +31,14 @@ _DETAILED_CHUNKS = 16  # of a stream; a trace with a million spans helps nobody
 class EngineBackend:
     """`engine` is asked for on every call: none is let in before it is loaded."""
 
-    def __init__(self, engine: Callable[[], EmbedEngine], signals: Signals) -> None:
-        self._engine, self._signals = engine, signals
+    def __init__(self, engine: Callable[[], EmbedEngine], metrics: WorkerMetrics) -> None:
+        self._engine, self._metrics = engine, metrics
 
     async def model(self, deadline: float | None = None) -> embed_pb2.GetModelResponse:
         """The engine's model."""
         info = self._engine().info
         return embed_pb2.GetModelResponse(
-            model=wire.identity(info),
+            model=convert.identity(info),
             dimensions=info.dimensions,
             min_dimensions=min(MIN_DIMENSIONS, info.dimensions),
             max_tokens=info.max_tokens,
@@ -50,15 +50,15 @@ class EngineBackend:
         self, texts: Sequence[str], options: EmbedOptions, deadline: float | None, *, part: int = 0
     ) -> Embedded:
         """See EmbedBackend."""
-        request = self._signals.request(part < _DETAILED_CHUNKS)
+        request = self._metrics.request(part < _DETAILED_CHUNKS)
         with engine_problems():
             result = await self._engine().embed(
                 texts,
                 input_type=_INPUT_TYPE[options.input_type],
                 instruction=options.instruction,
-                truncation=wire.TRUNCATION[options.truncation],
+                truncation=convert.TRUNCATION[options.truncation],
                 max_tokens=options.max_tokens,
-                lane=wire.LANE[options.priority],
+                priority=convert.PRIORITY[options.priority],
                 deadline=deadline,
                 context=request,
             )
@@ -70,7 +70,7 @@ class EngineBackend:
             else:
                 items.append(EmbeddedText(item.tokens, item.truncated))
                 vectors.append(item.vector)
-        self._signals.served(
+        self._metrics.served(
             request, result.timings, sum(item.tokens for item in items if isinstance(item, EmbeddedText))
         )
 
@@ -78,4 +78,4 @@ class EngineBackend:
             whole: F32 = np.stack(vectors)
             return whole if dimensions == whole.shape[1] else narrow(whole, dimensions)
 
-        return Embedded(await self.model(), items, rows, wire.timings(result.timings))
+        return Embedded(await self.model(), items, rows, convert.timings(result.timings))

@@ -7,15 +7,15 @@ from typing import Self, TypeVar
 
 import torch
 
-from services.engine.checkpoint import Checkpoint
-from services.engine.ends import WHOLE, Pause
+from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.errors import EngineError, InvalidInput, ModelBroken
-from services.engine.heads import Head, unit_vectors, yes_no
 from services.engine.load import Loaded, load
-from services.engine.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never
+from services.engine.models.qwen3.heads import Head, unit_vectors, yes_no
 from services.engine.scheduler import Batch, Outcome, Scheduler
-from services.engine.tokenizer import Tokenizer
-from services.engine.tokenizing import Tokenizing
+from services.engine.text.ends import WHOLE, Pause
+from services.engine.text.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never
+from services.engine.text.tokenizer import Tokenizer
+from services.engine.text.tokenizing import Tokenizing
 from services.engine.types import (
     BatchReport,
     EmbedItem,
@@ -24,7 +24,7 @@ from services.engine.types import (
     Failure,
     Ids,
     InputType,
-    Lane,
+    Priority,
     QueueStats,
     RerankItem,
     RerankResult,
@@ -59,7 +59,7 @@ class _Engine:
         """Begins to take requests on the running event loop."""
         asyncio.get_running_loop()
         self._runner.on_batch = self._report
-        self._runner.improve()
+        self._runner.optimize()
         self._scheduler = Scheduler(self._run, self._limits, self._throughput)
 
     def stats(self) -> QueueStats:
@@ -102,15 +102,15 @@ class _Engine:
             raise InvalidInput("max_tokens", f"must be 1 to {self.info.max_tokens}")
         return max_tokens
 
-    def _admissible(self, field: str, tokens: int, lane: Lane, deadline: float | None) -> None:
+    def _admissible(self, field: str, tokens: int, priority: Priority, deadline: float | None) -> None:
         if tokens > self._limits.queue:
             raise InvalidInput(
                 field, f"{tokens} tokens or more in one request; this server takes {self._limits.queue}: split it"
             )
-        self._running.admissible(tokens, lane, deadline)
+        self._running.admissible(tokens, priority, deadline)
 
     async def _tokenize(
-        self, texts: Sequence[str], head: int, lane: Lane, deadline: float | None, build: Callable[[Pause], T]
+        self, texts: Sequence[str], head: int, priority: Priority, deadline: float | None, build: Callable[[Pause], T]
     ) -> tuple[T, float]:
         """`build` and the seconds it took, on another thread if there is much to read.
 
@@ -123,7 +123,7 @@ class _Engine:
         if characters <= _INLINE_CHARACTERS:
             built = build(never)
         else:
-            built = await self._tokenizing.run(build, characters=characters, lane=lane, deadline=deadline)
+            built = await self._tokenizing.run(build, characters=characters, priority=priority, deadline=deadline)
         return built, time.perf_counter() - start
 
     async def _compute(
@@ -131,16 +131,21 @@ class _Engine:
         field: str,
         prompts: Sequence[Prompt | Failure],
         shared: int,
-        lane: Lane,
+        priority: Priority,
         deadline: float | None,
         context: object,
     ) -> tuple[list[tuple[Prompt, Vector] | Failure], Outcome[Vector]]:
         """Each prompt with its output row, or its failure."""
         sound = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
         costs = [len(prompt.tokens) - shared for prompt in sound]
-        self._admissible(field, sum(costs) + shared, lane, deadline)
+        self._admissible(field, sum(costs) + shared, priority, deadline)
         outcome = await self._running.submit(
-            [prompt.tokens for prompt in sound], costs, shared=shared, lane=lane, deadline=deadline, context=context
+            [prompt.tokens for prompt in sound],
+            costs,
+            shared=shared,
+            priority=priority,
+            deadline=deadline,
+            context=context,
         )
         rows = iter(outcome.results)
         answers: list[tuple[Prompt, Vector] | Failure] = []
@@ -174,7 +179,7 @@ class EmbedEngine(_Engine):
         instruction: str | None = None,
         truncation: Truncation = Truncation.END,
         max_tokens: int | None = None,
-        lane: Lane = Lane.INTERACTIVE,
+        priority: Priority = Priority.INTERACTIVE,
         deadline: float | None = None,
         context: object = None,
     ) -> EmbedResult:
@@ -184,11 +189,11 @@ class EmbedEngine(_Engine):
         Raises InvalidInput, Overloaded, DeadlineTooShort, Draining, ModelBroken for the request as a whole.
         """
         limit = self._limit(max_tokens)
-        self._admissible("texts", len(texts), lane, deadline)
+        self._admissible("texts", len(texts), priority, deadline)
         prompts, tokenize_s = await self._tokenize(
             texts,
             0 if input_type is InputType.DOCUMENT else len(instruction or DEFAULT_INSTRUCTION),
-            lane,
+            priority,
             deadline,
             lambda pause: self._prompts.build(
                 texts,
@@ -199,7 +204,7 @@ class EmbedEngine(_Engine):
                 pause=pause,
             ),
         )
-        answers, outcome = await self._compute("texts", prompts, 0, lane, deadline, context)
+        answers, outcome = await self._compute("texts", prompts, 0, priority, deadline, context)
         items: list[EmbedItem | Failure] = [
             answer
             if isinstance(answer, Failure)
@@ -234,23 +239,23 @@ class RerankEngine(_Engine):
         instruction: str | None = None,
         truncation: Truncation = Truncation.END,
         max_tokens: int | None = None,
-        lane: Lane = Lane.INTERACTIVE,
+        priority: Priority = Priority.INTERACTIVE,
         deadline: float | None = None,
         context: object = None,
     ) -> RerankResult:
         """A score or a failure per document, in the order given. Arguments and errors as for `EmbedEngine.embed`."""
         limit = self._limit(max_tokens)
-        self._admissible("documents", len(documents), lane, deadline)
+        self._admissible("documents", len(documents), priority, deadline)
         (shared, prompts), tokenize_s = await self._tokenize(
             [query, instruction or "", *documents],
             0,
-            lane,
+            priority,
             deadline,
             lambda pause: self._prompts.build(
                 query, documents, instruction=instruction, truncation=truncation, max_tokens=limit, pause=pause
             ),
         )
-        answers, outcome = await self._compute("documents", prompts, shared, lane, deadline, context)
+        answers, outcome = await self._compute("documents", prompts, shared, priority, deadline, context)
         items: list[RerankItem | Failure] = [
             answer
             if isinstance(answer, Failure)

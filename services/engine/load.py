@@ -10,23 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from services.engine import compatibility, machine
-from services.engine.checkpoint import Checkpoint
-from services.engine.cuda import Cuda
-from services.engine.devices import Cpu, Device
+from services.engine import host
+from services.engine.checkpoint import compatibility
+from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.checkpoint.fingerprint import fingerprint
+from services.engine.devices.cpu import Cpu, Device
+from services.engine.devices.cuda import Cuda
 from services.engine.errors import CheckpointError, EngineError
-from services.engine.heads import Head
-from services.engine.identity import fingerprint
-from services.engine.linear import choose_cpu_format, dense
-from services.engine.pointwise import Fused, InPlace, Pointwise
-from services.engine.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
-from services.engine.qwen3 import Qwen3
+from services.engine.layers.elementwise import Elementwise, Fused, InPlace
+from services.engine.layers.linear import choose_cpu_format, dense
+from services.engine.models.qwen3.forward import Qwen3
+from services.engine.models.qwen3.heads import Head
+from services.engine.models.qwen3.weights import read
 from services.engine.runner import Runner
 from services.engine.scheduler import Limits
+from services.engine.text.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
+from services.engine.text.tokenizer import Tokenizer
 from services.engine.throughput import Throughput
-from services.engine.tokenizer import Tokenizer
 from services.engine.types import EngineSettings, Ids, ModelInfo, Vector
-from services.engine.weights import read
 
 MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
 
@@ -68,7 +69,7 @@ class Loaded:
 def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Loaded:
     """Blocking. Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself."""
     device, dtype = _placement(settings)
-    machine.use_threads(settings.threads, settings.tokenizer_threads)
+    host.use_threads(settings.threads, settings.tokenizer_threads)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     config = checkpoint.config
     own_limit = compatibility.longest_text(checkpoint.folder) or config.max_position_embeddings
@@ -144,15 +145,15 @@ def _build(
     """The model on its device, and the digest of its weights."""
     config = checkpoint.config
     linear = dense(device, dtype)
-    pointwise: Pointwise = Fused(config.rms_norm_eps)
+    elementwise: Elementwise = Fused(config.rms_norm_eps)
     if device.type == "cpu" and dtype == torch.float32:
         sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * machine.free_memory())
-        pointwise = InPlace(config.rms_norm_eps)
+        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * host.free_memory())
+        elementwise = InPlace(config.rms_norm_eps)
     with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
         digest = beside.submit(checkpoint.digest)
         weights = read(checkpoint, device, dtype, linear, max_tokens)
-        model = Qwen3(config, weights, pointwise, dtype, _MLP_ROWS[device.type])
+        model = Qwen3(config, weights, elementwise, dtype, _MLP_ROWS[device.type])
         head = make_head(checkpoint, tokenizer, device)
         return Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head), digest.result()
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from services.engine.devices import Device, Finish
+from services.engine.devices.cpu import Device, Finish
 from services.engine.errors import EngineError, ModelBroken, NonFinite, OutOfMemory
-from services.engine.packing import Packed
+from services.engine.packing.packing import Packed
 from services.engine.scheduler import Batch
 from services.engine.types import BatchReport, Ids, Vector
 
@@ -51,7 +51,7 @@ class Runner:
                     tokens=sum(packed.tokens for _, packed, _ in launched if packed),
                     requested_tokens=sum(map(len, sequences)),
                     segments=len(sequences),
-                    lane=batch.lane,
+                    priority=batch.priority,
                     requests=batch.contexts,
                 )
             )
@@ -61,7 +61,7 @@ class Runner:
         """One batch, blocking, on the model's thread."""
         return self._launcher.submit(self._launch_and_collect, sequences).result()[1]
 
-    def improve(self) -> None:
+    def optimize(self) -> None:
         """Lets the device prepare faster ways in the background."""
 
         def on_model_thread(job: Callable[[], None]) -> None:
@@ -71,7 +71,7 @@ class Runner:
                 return
             done.result()
 
-        threading.Thread(target=self._device.improve, args=[on_model_thread], name="improve", daemon=True).start()
+        threading.Thread(target=self._device.optimize, args=[on_model_thread], name="optimize", daemon=True).start()
 
     def close(self) -> None:
         """Ends the threads once they have finished what they are doing."""

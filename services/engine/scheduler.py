@@ -1,7 +1,8 @@
 """Decides what the model computes next. Plain asyncio: no torch, no numpy, no timers.
 
-A request waits in its lane as a row of items. Whenever the model is free the next batch is filled up to a budget of
-tokens: interactive before bulk, first in first out within a lane, a large request over as many batches as it takes.
+A request waits in the queue of its priority as a row of items. Whenever the model is free, the next batch is filled up
+to a budget of tokens: interactive before bulk, first in first out within a priority, a large request over as many
+batches as it takes.
 A batch cannot be interrupted, so what an interactive request finds in its way is at most one bulk batch. Bulk work
 ages: it goes first when it has been without a batch of its own for long enough, but never twice in a row while
 interactive work waits.
@@ -17,7 +18,7 @@ from typing import Generic, TypeVar
 
 from services.engine.errors import DeadlineTooShort, Draining, EngineError, ModelBroken, Overloaded
 from services.engine.throughput import Throughput
-from services.engine.types import Lane, QueueStats
+from services.engine.types import Priority, QueueStats
 
 P = TypeVar("P")  # what the model takes per item
 R = TypeVar("R")  # what it gives
@@ -41,7 +42,7 @@ class Limits:
     queue: int  # admitted and not yet dispatched
     mixed: int  # a batch opened by an interactive request is filled up to here with bulk work: nearly free tokens
     depth: int = 1  # batches handed to the model at a time; 2 where it prepares one while it computes another
-    bulk_patience_s: float = 1.0  # the least time without a batch after which the bulk lane goes first, once
+    bulk_patience_s: float = 1.0  # the least time without a batch after which bulk work goes first, once
 
 
 @dataclass(eq=False, slots=True)
@@ -51,7 +52,7 @@ class Job(Generic[P, R]):
     payloads: Sequence[P]
     costs: Sequence[int]
     shared: int
-    lane: Lane
+    priority: Priority
     deadline: float | None
     context: object
     future: asyncio.Future[None]
@@ -87,7 +88,7 @@ class Outcome(Generic[R]):
 class Batch(Generic[P, R]):
     """Items of several jobs: `parts` are (job, first item, one past the last)."""
 
-    lane: Lane  # of the job that opened it
+    priority: Priority  # of the job that opened it
     cost: int = 0
     parts: list[tuple[Job[P, R], int, int]] = field(default_factory=list)
     started: float = 0.0
@@ -125,24 +126,24 @@ class Scheduler(Generic[P, R]):
         self, compute: Compute[P, R], limits: Limits, throughput: Throughput, clock: Clock = time.monotonic
     ) -> None:
         self._compute, self._limits, self._throughput, self._clock = compute, limits, throughput, clock
-        self._lanes: dict[Lane, deque[Job[P, R]]] = {Lane.INTERACTIVE: deque(), Lane.BULK: deque()}
-        self._queued = dict.fromkeys(Lane, 0)  # tokens
+        self._waiting: dict[Priority, deque[Job[P, R]]] = {Priority.INTERACTIVE: deque(), Priority.BULK: deque()}
+        self._queued = dict.fromkeys(Priority, 0)  # tokens
         self._live: set[Job[P, R]] = set()
         self._running: dict[asyncio.Task[None], Batch[P, R]] = {}
         self._refusal: EngineError | None = None
-        self._last_lane = Lane.INTERACTIVE  # that opened the last batch
-        self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty lane, or ended a batch
+        self._last_lane = Priority.INTERACTIVE  # that opened the last batch
+        self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty queue, or ended a batch
         self._bulk_took = 0.0  # seconds of the last batch it opened
         self._pumping = False
 
-    def admissible(self, tokens: int, lane: Lane, deadline: float | None) -> None:
+    def admissible(self, tokens: int, priority: Priority, deadline: float | None) -> None:
         """Raises unless a request of at least `tokens` could be admitted now; cheap, to be asked before tokenising."""
         if self._refusal:
             raise self._refusal
         if deadline is not None and deadline <= self._clock():
             raise DeadlineTooShort
         excess = sum(self._queued.values()) + tokens - self._limits.queue
-        if lane is Lane.BULK and (bulk := self._queued[lane]):
+        if priority is Priority.BULK and (bulk := self._queued[priority]):
             excess = max(excess, bulk + tokens - int(_BULK_SHARE * self._limits.queue))
         if excess > 0:
             raise Overloaded(self._in_flight_s() + self._throughput.seconds(excess))
@@ -153,7 +154,7 @@ class Scheduler(Generic[P, R]):
         costs: Sequence[int],
         *,
         shared: int = 0,
-        lane: Lane,
+        priority: Priority,
         deadline: float | None = None,
         context: object = None,
     ) -> Outcome[R]:
@@ -164,9 +165,9 @@ class Scheduler(Generic[P, R]):
         if not payloads:
             return Outcome([], 0.0, 0.0)
         total = sum(costs)
-        self.admissible(total + shared, lane, deadline)
+        self.admissible(total + shared, priority, deadline)
         # Aged bulk work gives way to deadlines: no part of its queue is ahead of an interactive request.
-        ahead = self._queued[lane] if lane is Lane.INTERACTIVE else sum(self._queued.values())
+        ahead = self._queued[priority] if priority is Priority.INTERACTIVE else sum(self._queued.values())
         wait = self._in_flight_s() + self._throughput.seconds(ahead + total + shared, max(costs) + shared)
         if deadline is not None and self._clock() + wait > deadline:
             self._throughput.refused()
@@ -175,7 +176,7 @@ class Scheduler(Generic[P, R]):
             payloads=payloads,
             costs=costs,
             shared=shared,
-            lane=lane,
+            priority=priority,
             deadline=deadline,
             context=context,
             future=asyncio.get_running_loop().create_future(),
@@ -184,10 +185,10 @@ class Scheduler(Generic[P, R]):
             unresolved=len(payloads),
             results=[None] * len(payloads),
         )
-        if lane is Lane.BULK and not self._queued[lane]:
+        if priority is Priority.BULK and not self._queued[priority]:
             self._bulk_since = job.admitted
-        self._lanes[lane].append(job)
-        self._queued[lane] += job.queued
+        self._waiting[priority].append(job)
+        self._queued[priority] += job.queued
         self._live.add(job)
         self._wake()
         try:
@@ -233,35 +234,37 @@ class Scheduler(Generic[P, R]):
         self._pumping = False
         while len(self._running) < self._limits.depth and (batch := self._take()):
             batch.started = self._clock()
-            self._last_lane = batch.lane
+            self._last_lane = batch.priority
             for job, _, _ in batch.parts:
                 job.started = job.started or batch.started
             self._running[asyncio.ensure_future(self._run(batch))] = batch
 
     def _take(self) -> Batch[P, R] | None:
         now = self._clock()
-        order = [Lane.BULK, Lane.INTERACTIVE] if self._bulk_is_due(now) else [Lane.INTERACTIVE, Lane.BULK]
+        order = (
+            [Priority.BULK, Priority.INTERACTIVE] if self._bulk_is_due(now) else [Priority.INTERACTIVE, Priority.BULK]
+        )
         under_way = self._bulk_under_way()
         batch: Batch[P, R] | None = None
-        for lane in order:
+        for priority in order:
             limit = self._limits.batch
-            if lane is Lane.BULK:
+            if priority is Priority.BULK:
                 limit = self._limits.mixed if batch else self._bulk_limit(under_way)
-            while job := self._front(lane, now):
-                if lane is Lane.BULK and not batch and under_way and job.costs[job.next] + job.shared > limit:
+            while job := self._front(priority, now):
+                if priority is Priority.BULK and not batch and under_way and job.costs[job.next] + job.shared > limit:
                     break  # it would take a batch of its own, behind the one under way
-                batch = batch or Batch(lane)
+                batch = batch or Batch(priority)
                 before = job.queued
                 batch.fill(job, limit)
-                self._queued[lane] -= before - job.queued
+                self._queued[priority] -= before - job.queued
                 if job.queued:
                     break
-                self._lanes[lane].popleft()
+                self._waiting[priority].popleft()
         return batch
 
-    def _front(self, lane: Lane, now: float) -> Job[P, R] | None:
-        """The first request of the lane that still waits and has time enough."""
-        jobs = self._lanes[lane]
+    def _front(self, priority: Priority, now: float) -> Job[P, R] | None:
+        """The first request of a priority that still waits and has time enough."""
+        jobs = self._waiting[priority]
         while jobs:
             job = jobs[0]
             if job.future.done():  # cancelled or failed
@@ -282,9 +285,9 @@ class Scheduler(Generic[P, R]):
         """
         turn = max(self._limits.bulk_patience_s, self._bulk_took)
         waited = now - self._bulk_since
-        if self._last_lane is Lane.BULK or waited <= turn or self._bulk_under_way():
+        if self._last_lane is Priority.BULK or waited <= turn or self._bulk_under_way():
             return False
-        job = self._front(Lane.BULK, now)
+        job = self._front(Priority.BULK, now)
         if not job:
             return False
         return waited > _DEFERRED_TURNS * turn or not self._misses_deadline_for(job, now)
@@ -292,9 +295,9 @@ class Scheduler(Generic[P, R]):
     def _misses_deadline_for(self, bulk: Job[P, R], now: float) -> bool:
         """Whether an interactive request would be in time now, but not after the next bulk batch."""
         first = bulk.costs[bulk.next] + bulk.shared
-        batch_s = self._throughput.seconds(max(first, min(self._queued[Lane.BULK], self._bulk_limit(0))), first)
+        batch_s = self._throughput.seconds(max(first, min(self._queued[Priority.BULK], self._bulk_limit(0))), first)
         ahead = 0
-        for job in self._lanes[Lane.INTERACTIVE]:
+        for job in self._waiting[Priority.INTERACTIVE]:
             ahead += job.queued
             if job.deadline is not None and job.queued:
                 done = now + self._throughput.seconds(ahead)
@@ -304,7 +307,7 @@ class Scheduler(Generic[P, R]):
 
     def _bulk_under_way(self) -> int:
         """Tokens of the running batches that bulk requests opened."""
-        return sum(batch.cost for batch in self._running.values() if batch.lane is Lane.BULK)
+        return sum(batch.cost for batch in self._running.values() if batch.priority is Priority.BULK)
 
     def _bulk_limit(self, under_way: int) -> int:
         """Tokens of the next batch that a bulk request opens."""
@@ -327,7 +330,7 @@ class Scheduler(Generic[P, R]):
         self._last_end = end
         if failure is None:
             self._throughput.measured(batch.cost, took)
-        if batch.lane is Lane.BULK:
+        if batch.priority is Priority.BULK:
             self._bulk_since, self._bulk_took = end, took
         position = 0
         for job, start, stop in batch.parts:
@@ -351,9 +354,9 @@ class Scheduler(Generic[P, R]):
         self._forget(job)
 
     def _forget(self, job: Job[P, R]) -> None:
-        """Drops what was not dispatched. The lane loses its empty shell when that comes to the front."""
+        """Drops what was not dispatched. Its queue loses the empty shell when that comes to the front."""
         self._live.discard(job)
-        self._queued[job.lane] -= job.queued
+        self._queued[job.priority] -= job.queued
         job.payloads, job.remaining, job.next = (), 0, len(job.costs)
 
     def _in_flight_s(self) -> float:

@@ -29,7 +29,7 @@ class Truncation(enum.Enum):
     ERROR = "error"  # fail the item
 
 
-class Lane(enum.Enum):
+class Priority(enum.Enum):
     """Interactive work goes first; bulk work is never starved."""
 
     INTERACTIVE = "interactive"
@@ -136,7 +136,7 @@ class BatchReport:
     tokens: int  # unique tokens, the ones computed
     requested_tokens: int  # what would have been computed without sharing
     segments: int  # texts
-    lane: Lane  # of the request that opened the batch
+    priority: Priority  # of the request that opened the batch
     requests: tuple[object, ...]  # the `context` of every request served
 
 

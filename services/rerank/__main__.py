@@ -45,7 +45,7 @@ def main() -> None:
     telemetry = Telemetry.start("winnow-rerank", settings.metrics_listen)
 
     def add(worker: Worker[RerankEngine], server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
-        backend = EngineBackend(worker.engine, worker.signals, weight)
+        backend = EngineBackend(worker.engine, worker.metrics, weight)
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(backend, settings.limits()), server)
 
     run(settings, Worker(SERVICE, lambda: load_engine(settings.engine()), add, telemetry), telemetry)

@@ -9,9 +9,9 @@ from services.api.backend import FailedItem, Reranked, ScoredDocument
 from services.api.options import RerankOptions
 from services.engine.types import Failure
 from services.runtime.errors import to_status
-from services.worker import wire
-from services.worker.problems import engine_problems, problem_of
-from services.worker.signals import Signals
+from services.worker import convert
+from services.worker.errors import engine_problems, problem_of
+from services.worker.telemetry import WorkerMetrics
 from winnow.rerank.v1 import rerank_pb2
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds; the port is bound before
@@ -22,15 +22,15 @@ class EngineBackend:
     """`engine` is asked for on every call: none is let in before it is loaded."""
 
     def __init__(
-        self, engine: Callable[[], RerankEngine], signals: Signals, recommended_retrieval_weight: float | None
+        self, engine: Callable[[], RerankEngine], metrics: WorkerMetrics, recommended_retrieval_weight: float | None
     ) -> None:
-        self._engine, self._signals, self._weight = engine, signals, recommended_retrieval_weight
+        self._engine, self._metrics, self._weight = engine, metrics, recommended_retrieval_weight
 
     async def model(self, deadline: float | None = None) -> rerank_pb2.GetModelResponse:
         """The engine's model."""
         info = self._engine().info
         return rerank_pb2.GetModelResponse(
-            model=wire.identity(info),
+            model=convert.identity(info),
             max_tokens=info.max_tokens,
             dtype=info.dtype,
             default_instruction=info.default_instruction,
@@ -39,15 +39,15 @@ class EngineBackend:
 
     async def rerank(self, documents: Sequence[str], options: RerankOptions, deadline: float | None) -> Reranked:
         """See RerankBackend."""
-        request = self._signals.request()
+        request = self._metrics.request()
         with engine_problems():
             result = await self._engine().rerank(
                 options.query,
                 documents,
                 instruction=options.instruction,
-                truncation=wire.TRUNCATION[options.truncation],
+                truncation=convert.TRUNCATION[options.truncation],
                 max_tokens=options.max_tokens,
-                lane=wire.LANE[options.priority],
+                priority=convert.PRIORITY[options.priority],
                 deadline=deadline,
                 context=request,
             )
@@ -57,7 +57,7 @@ class EngineBackend:
             else ScoredDocument(item.logit, item.probability, item.tokens, item.truncated)
             for item in result.items
         ]
-        self._signals.served(
+        self._metrics.served(
             request, result.timings, sum(item.tokens for item in items if isinstance(item, ScoredDocument))
         )
-        return Reranked(await self.model(), items, wire.timings(result.timings))
+        return Reranked(await self.model(), items, convert.timings(result.timings))

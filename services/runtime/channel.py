@@ -10,10 +10,11 @@ from typing import Any
 
 import grpc
 
-from services.runtime.auth import Watched, channel_credentials, pem
-from services.runtime.renewed import RenewedChannel
+from services.runtime.reloading_channel import ReloadingChannel
+from services.runtime.reloading_files import ReloadingFiles
 from services.runtime.telemetry.client import ClientTelemetry
 from services.runtime.telemetry.setup import Telemetry
+from services.runtime.tls import channel_credentials, pem
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +103,4 @@ def channel(
     if not paths:
         return secure(())
     check = pem(settings.tls_cert, settings.tls_key, settings.tls_ca)
-    return RenewedChannel(Watched(*paths.values(), check=check), secure)
+    return ReloadingChannel(ReloadingFiles(*paths.values(), check=check), secure)

@@ -1,6 +1,6 @@
 """Every failure that is told to a caller, and the one table that turns it into a `google.rpc.Status`.
 
-A `Problem` is raised anywhere below a handler; `services.runtime.telling` tells it. Messages say what the caller can
+A `Problem` is raised anywhere below a handler; `services.runtime.rpc_status` tells it. Messages say what the caller can
 do. An exception that is no `Problem` is our own fault: the caller gets an incident id, the log gets the rest.
 """
 
@@ -235,7 +235,7 @@ class Internal(Problem):
         self.cause = cause
 
 
-class Retold(Problem):
+class UpstreamStatus(Problem):
     """An upstream status passed on as it is: code, reason, message and details are the upstream's."""
 
     def __init__(self, status: status_pb2.Status, code: grpc.StatusCode, reason: str) -> None:
@@ -245,7 +245,7 @@ class Retold(Problem):
 
 def to_status(problem: Problem) -> status_pb2.Status:
     """The problem as a `google.rpc.Status`: of a whole call, or in the place of one item."""
-    if isinstance(problem, Retold):
+    if isinstance(problem, UpstreamStatus):
         return problem.status
     status = status_pb2.Status(code=problem.code.value[0], message=problem.message)
     info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN, metadata=problem.metadata)

@@ -17,20 +17,21 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.runtime.auth import Tokens, server_credentials
+from services.runtime.bearer_tokens import BearerTokens
 from services.runtime.interceptors import (
-    AuthLayer,
-    DeadlineLayer,
-    ErrorsLayer,
-    GateLayer,
-    Layers,
-    MessagesLayer,
-    TelemetryLayer,
+    AuthInterceptor,
+    DeadlineInterceptor,
+    DecodingInterceptor,
+    ErrorsInterceptor,
+    InterceptorChain,
+    ReadinessInterceptor,
+    TelemetryInterceptor,
 )
 from services.runtime.lifecycle import Lifecycle, Phase
 from services.runtime.settings import ProcessSettings
 from services.runtime.telemetry.logs import announcements
 from services.runtime.telemetry.setup import Telemetry
+from services.runtime.tls import server_credentials
 
 log = logging.getLogger("winnow.server")
 
@@ -61,17 +62,17 @@ class Application(Protocol):
 
 def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle) -> grpc.aio.Server:
     """A server with interceptors, limits, health and reflection; not yet bound."""
-    tokens = [AuthLayer(Tokens(settings.auth_tokens_file))] if settings.auth_tokens_file else []
-    layers = [
-        ErrorsLayer(),
-        TelemetryLayer(telemetry),
+    tokens = [AuthInterceptor(BearerTokens(settings.auth_tokens_file))] if settings.auth_tokens_file else []
+    chain = [
+        ErrorsInterceptor(),
+        TelemetryInterceptor(telemetry),
         *tokens,
-        GateLayer(lifecycle),
-        DeadlineLayer(),
-        MessagesLayer(settings.max_message_bytes),
+        ReadinessInterceptor(lifecycle),
+        DeadlineInterceptor(),
+        DecodingInterceptor(settings.max_message_bytes),
     ]
     server = grpc.aio.server(
-        interceptors=[Layers(layers)],
+        interceptors=[InterceptorChain(chain)],
         options=_options(settings),
     )
     # Servicers add their methods both by a generic handler and one by one. For each of the latter grpc.aio keeps a
@@ -184,7 +185,7 @@ async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc
 def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
     options = [
         ("grpc.so_reuseport", 0),  # with 1 a second process would share the port in silence
-        # Twice the limit: what is a little over it is told by name (MessagesLayer), not cut off by grpc.
+        # Twice the limit: what is a little over it is refused by name (DecodingInterceptor), not cut off by grpc.
         ("grpc.max_receive_message_length", min(2 * settings.max_message_bytes, 2**31 - 1)),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below our clients' 20 s, or they get GOAWAY

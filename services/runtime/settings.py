@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.runtime.auth import VISIBLE
+from services.runtime.bearer_tokens import VISIBLE
 
 # Up to the last "@" of a word: what is special in a password may have been left as it is.
 _USER_INFO = re.compile(r"(?<=://)\S*@")
@@ -175,7 +175,7 @@ def described(kind: type[ProcessSettings]) -> list[tuple[str, str, str]]:
     ]
 
 
-def told(settings: ProcessSettings) -> dict[str, Any]:
+def redacted(settings: ProcessSettings) -> dict[str, Any]:
     """Variable name → value, fit for the log: secrets and passwords within URLs are blotted out."""
     prefix = settings.model_config.get("env_prefix", "")
     return {prefix + name.upper(): _redacted(value) for name, value in settings}
@@ -183,7 +183,7 @@ def told(settings: ProcessSettings) -> dict[str, Any]:
 
 def log_settings(settings: ProcessSettings, log: logging.Logger) -> None:
     """One line with all of them, at start."""
-    values = told(settings)
+    values = redacted(settings)
     log.info("settings %s", " ".join(f"{name}={value}" for name, value in values.items()), extra={"settings": values})
 
 

@@ -18,7 +18,7 @@ from services.runtime.lifecycle import Lifecycle
 from services.runtime.server import serve
 from services.runtime.settings import ProcessSettings
 from services.runtime.telemetry.setup import Telemetry
-from services.worker.signals import Signals
+from services.worker.telemetry import WorkerMetrics
 
 log = logging.getLogger("winnow.worker")
 
@@ -67,7 +67,7 @@ class Worker(Generic[E]):
         self._loader: threading.Thread | None = None
         self._engine: E | None = None
         self._lifecycle: Lifecycle | None = None
-        self.signals = Signals(telemetry, lambda: self._engine.stats() if self._engine else None)
+        self.metrics = WorkerMetrics(telemetry, lambda: self._engine.stats() if self._engine else None)
 
     def engine(self) -> E:
         """The engine; no call arrives before it is there."""
@@ -83,7 +83,7 @@ class Worker(Generic[E]):
     async def start(self) -> None:
         """Loads the model on a thread, so that health answers meanwhile."""
         engine = await self._loaded()
-        engine.on_batch = self.signals.batch
+        engine.on_batch = self.metrics.batch
         engine.on_broken = self._broken
         engine.start()
         self._engine = engine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.redis_faults import Fault
+from gateway.redis.faults import Fault
 from services.runtime.telemetry import names
 from services.runtime.telemetry.names import Instrument
 from services.runtime.telemetry.setup import Telemetry

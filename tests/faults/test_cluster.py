@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 numbers = count()
-FAST = {"index_timeout_ms": 1000, "stream_outage_seconds": 60}
+FAST = {"index_timeout_ms": 1000, "stream_retry_seconds": 60}
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ async def test_a_master_lost_in_mid_upsert_loses_nothing_acknowledged(own_cluste
 
 
 async def test_without_replicas_in_step_nothing_is_acknowledged(own_cluster):
-    async with running(own_cluster.url, index_replicas=1, stream_outage_seconds=0.5) as gateway:
+    async with running(own_cluster.url, index_replicas=1, stream_retry_seconds=0.5) as gateway:
         await create(gateway, shards=1)
         collection = await gateway.gateway._index.catalogue.resolve("docs")
         at = gateway.gateway._index_client.master_of(collection.tags[0])
@@ -198,7 +198,7 @@ async def test_without_replicas_in_step_nothing_is_acknowledged(own_cluster):
 
 
 async def test_the_cache_bears_the_loss_of_a_master(own_cluster):
-    async with running(own_cluster.url, cache_patience_ms=100, cache_local_bytes=0) as gateway:
+    async with running(own_cluster.url, cache_read_timeout_ms=100, cache_local_bytes=0) as gateway:
         texts = [f"text {number}" for number in range(30)]
         await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts))
         await flushed(gateway)

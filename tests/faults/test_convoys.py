@@ -93,7 +93,7 @@ async def test_a_worker_that_fails_after_a_while():
         gateway.embed_worker.problem = UpstreamUnavailable("device")
         calls = [asyncio.ensure_future(_ended(embed(gateway))) for _ in range(CALLERS)]
         await gateway.embed_worker.waiting.wait()
-        await until(lambda: gateway.gateway._embedder._cached._flights.waiting == CALLERS)
+        await until(lambda: gateway.gateway._embedder._cached._single_flight.waiting == CALLERS)
         gateway.embed_worker.gate.set()
         assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.UNAVAILABLE}
         assert len(gateway.embed_worker.texts) == 1

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from gateway.index import scripts
+from gateway.index import lua
 from tests.support.collections import CREATED, UNCHANGED, UPDATED, create, get, read, search
 from tests.support.gateway import running
 from tests.support.proxy import proxy
@@ -51,7 +51,7 @@ async def removed(gateway, *ids: str) -> int:
 
 async def test_a_creation_whose_reply_is_lost_has_happened(redis):
     async with two_gateways(redis) as (far, near, between):
-        caught = between.lose_reply(marker(scripts.CREATE))
+        caught = between.lose_reply(marker(lua.CREATE))
         assert (await create(far, shards=2)).shards == 2
         assert caught.answered.is_set()
         assert [result.outcome for result in await near.upsert("docs", document("text"))] == [CREATED]
@@ -64,7 +64,7 @@ async def test_a_creation_whose_reply_is_lost_has_happened(redis):
 async def test_a_removal_whose_reply_is_lost_has_happened(redis):
     async with two_gateways(redis) as (far, near, between):
         await create(near)
-        caught = between.lose_reply(marker(scripts.REMOVE))
+        caught = between.lose_reply(marker(lua.REMOVE))
         await far.retrieval.DeleteCollection(pb.DeleteCollectionRequest(name="docs"))
         assert caught.answered.is_set()
         assert (await failure(get(near))).code() is grpc.StatusCode.NOT_FOUND
@@ -73,11 +73,11 @@ async def test_a_removal_whose_reply_is_lost_has_happened(redis):
 async def test_changes_of_aliases_whose_reply_is_lost_have_happened(redis):
     async with two_gateways(redis) as (far, near, between):
         await create(near)
-        caught = between.lose_reply(marker(scripts.SET_ALIAS))
+        caught = between.lose_reply(marker(lua.SET_ALIAS))
         await far.retrieval.SetAlias(pb.SetAliasRequest(alias="live", collection="docs"))
         assert caught.answered.is_set()
         assert list((await get(near)).aliases) == ["live"]
-        caught = between.lose_reply(marker(scripts.DELETE_ALIAS))
+        caught = between.lose_reply(marker(lua.DELETE_ALIAS))
         await far.retrieval.DeleteAlias(pb.DeleteAliasRequest(alias="live"))
         assert caught.answered.is_set()
         assert list((await get(near)).aliases) == []
@@ -87,7 +87,7 @@ async def test_a_deletion_whose_reply_is_lost_counts(redis):
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         await near.upsert("docs", document("text"), pb.Document(id="y", text="another"))
-        caught = between.lose_reply(marker(scripts.DELETE))
+        caught = between.lose_reply(marker(lua.DELETE))
         assert await removed(far, "x", "y", "nothing") == 2
         assert caught.answered.is_set()
         assert (await get(near)).document_count == 0
@@ -106,7 +106,7 @@ async def test_a_write_whose_reply_is_lost_says_what_it_did(redis, before, after
         await create(near)
         if before is not None:
             await near.upsert("docs", before)
-        caught = between.lose_reply(marker(scripts.WRITE))
+        caught = between.lose_reply(marker(lua.WRITE))
         assert [result.outcome for result in await far.upsert("docs", after)] == [outcome]
         assert caught.answered.is_set()
         assert [result.outcome for result in await near.upsert("docs", after)] == [UNCHANGED]
@@ -115,7 +115,7 @@ async def test_a_write_whose_reply_is_lost_says_what_it_did(redis, before, after
 
 async def held_upsert(far, between, late: pb.Document):
     """An upsert that its sender gives up, while its write is still under way."""
-    held = between.hold(marker(scripts.WRITE))
+    held = between.hold(marker(lua.WRITE))
     upsert = asyncio.create_task(far.upsert("docs", late))
     await held.arrived.wait()
     upsert.cancel()
@@ -174,7 +174,7 @@ async def test_a_late_deletion_takes_no_newer_document(redis):
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         await near.upsert("docs", document("old text"))
-        held = between.hold(marker(scripts.DELETE))
+        held = between.hold(marker(lua.DELETE))
         deletion = asyncio.create_task(removed(far, "x"))
         await held.arrived.wait()
         deletion.cancel()
@@ -189,7 +189,7 @@ async def test_a_late_alias_loses_against_a_newer_one(redis):
     async with two_gateways(redis) as (far, near, between):
         for name in ("blue", "green"):
             await create(near, name)
-        held = between.hold(marker(scripts.SET_ALIAS))
+        held = between.hold(marker(lua.SET_ALIAS))
         switch = asyncio.create_task(_set_alias(far, "blue"))
         await held.arrived.wait()
         switch.cancel()
@@ -206,7 +206,7 @@ async def _set_alias(gateway, collection: str) -> None:
 async def test_a_creation_whose_keys_were_swept_begins_again(redis):
     """It took longer than it may; another gateway removed its keys before it gave them a name."""
     async with two_gateways(redis) as (far, near, between):
-        held = between.hold(marker(scripts.CREATE))
+        held = between.hold(marker(lua.CREATE))
         creation = asyncio.create_task(create(far, shards=2))
         await held.arrived.wait()
         with redis.client() as client:
@@ -228,7 +228,7 @@ async def test_a_creation_whose_keys_were_swept_begins_again(redis):
 @pytest.mark.parametrize("ahead_s", [-1e6, 120, 1e6])
 async def test_the_clock_of_another_gateway_does_not_matter(redis, monkeypatch, ahead_s):
     async with two_gateways(redis) as (far, near, between):
-        held = between.hold(marker(scripts.CREATE))
+        held = between.hold(marker(lua.CREATE))
         creation = asyncio.create_task(create(far))
         await held.arrived.wait()
         now = time.time

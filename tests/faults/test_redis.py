@@ -16,9 +16,9 @@ from winnow.retrieval.v1 import retrieval_pb2
 PATIENCE_MS = 100
 FAILURES = 3
 FAST = {
-    "cache_patience_ms": PATIENCE_MS,
+    "cache_read_timeout_ms": PATIENCE_MS,
     "cache_breaker_failures": FAILURES,
-    "cache_breaker_rest_ms": 200,
+    "cache_breaker_open_ms": 200,
     "cache_local_bytes": 0,
 }
 # What a call may take on a busy machine beside the look-up, and how often it may take longer all the same.

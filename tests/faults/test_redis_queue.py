@@ -7,9 +7,9 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.index.catalogue import BuiltWith, Catalogue, Quantization
+from gateway.index.catalogue import Catalogue, ModelRef, Quantization
 from gateway.index.store import Store, StoreSettings
-from gateway.redis_client import QueueTimeoutError, RedisClient, Unreachable
+from gateway.redis.client import QueueTimeoutError, RedisClient, Unreachable
 from services.runtime.errors import Problem
 from tests.support.cluster import redis_cluster
 from tests.support.gateway import running
@@ -117,9 +117,9 @@ async def test_what_waited_in_vain_is_not_sent():
 async def test_an_overloaded_index_is_not_an_absent_one():
     with redis_server() as redis:
         client = RedisClient(redis.url, 60.0, connections=1)
-        store = Store(client, client, StoreSettings(effort=10, filter_effort=10, replicas=0))
+        store = Store(client, client, StoreSettings(ef=10, filter_ef=10, replicas=0))
         try:
-            built_with = BuiltWith("model", "", "fingerprint")
+            built_with = ModelRef("model", "", "fingerprint")
             collection = await Catalogue(client).create("docs", built_with, 4, Quantization.INT8, 2)
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
             await until(lambda: client._running)

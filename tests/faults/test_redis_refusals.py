@@ -38,7 +38,7 @@ async def embed(gateway, text: str) -> None:
 
 async def test_out_of_memory_and_back(lines):
     with redis_server("--maxmemory-policy", "noeviction") as redis, redis.client() as own:
-        async with running(index_url=redis.url, stream_outage_seconds=0) as gateway:
+        async with running(index_url=redis.url, stream_retry_seconds=0) as gateway:
             await create(gateway)
             own.config_set("maxmemory", "1")
             for number in range(3):
@@ -72,11 +72,11 @@ async def test_a_cache_out_of_memory(lines):
 
 async def test_a_read_only_replica(lines):
     with redis_server() as master, redis_server("--replicaof", "127.0.0.1", str(master.port)) as replica:
-        async with running(master.url, stream_outage_seconds=0) as gateway:
+        async with running(master.url, stream_retry_seconds=0) as gateway:
             await create(gateway)
             with master.client() as own:
                 own.execute_command("WAIT", 1, 0)
-        async with running(index_url=replica.url, stream_outage_seconds=0) as gateway:
+        async with running(index_url=replica.url, stream_retry_seconds=0) as gateway:
             error = await failure(gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert "takes no writes" in error.details()
@@ -117,7 +117,7 @@ async def test_missing_rights_within_a_script(lines):
         url = limited(redis, "~winnow:*", "+@all", "-hset")
         async with running(redis.url) as gateway:
             await create(gateway)
-        async with running(index_url=url, stream_outage_seconds=0) as gateway:
+        async with running(index_url=url, stream_retry_seconds=0) as gateway:
             [result] = await upsert(gateway, 0)
             assert result.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
             assert "does not let this gateway" in result.error.message
@@ -144,7 +144,7 @@ async def test_the_labels_of_metrics_are_words(lines):
     seen = []
     with redis_server("--maxmemory-policy", "noeviction") as redis, redis.client() as own:
         async with running(cache_url=redis.url) as gateway:
-            gateway.gateway._signals.cache_error = lambda *labels: seen.append(labels)
+            gateway.gateway._metrics.cache_error = lambda *labels: seen.append(labels)
             own.config_set("maxmemory", "1")
             await embed(gateway, "text")
             own.config_set("maxmemory", "0")

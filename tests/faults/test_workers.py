@@ -228,7 +228,7 @@ async def test_an_upsert_bears_with_a_full_pool_and_an_outage():
     with redis_server() as redis:
         address = f"127.0.0.1:{free_port()}"
         worker = EmbedWorker()
-        async with running(redis.url, embed_target=address, stream_outage_seconds=30) as gateway:
+        async with running(redis.url, embed_target=address, stream_retry_seconds=30) as gateway:
             async with serving(worker, PlainSettings(listen=address)), asyncio.timeout(20):
                 create = pb.CreateCollectionRequest(name="docs")
                 await until_available(lambda: gateway.retrieval.CreateCollection(create))
@@ -247,7 +247,7 @@ async def test_an_upsert_bears_with_a_full_pool_and_an_outage():
 
 async def test_an_upsert_gives_up_on_an_outage_document_by_document():
     with redis_server() as redis:
-        async with running(redis.url, stream_outage_seconds=0.1) as gateway:
+        async with running(redis.url, stream_retry_seconds=0.1) as gateway:
             await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
             await gateway.stop_workers()
             results = await gateway.upsert("docs", pb.Document(id="a", text="a"), pb.Document(id="", text="b"))

@@ -139,7 +139,7 @@ async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start
 
 async def test_a_stream_that_waits_for_absent_workers_ends_with_the_process(start: Start) -> None:
     process = start(
-        "GATEWAY", "gateway", EMBED_TARGET="127.0.0.1:1", RERANK_TARGET="127.0.0.1:1", STREAM_OUTAGE_SECONDS="3600"
+        "GATEWAY", "gateway", EMBED_TARGET="127.0.0.1:1", RERANK_TARGET="127.0.0.1:1", STREAM_RETRY_SECONDS="3600"
     )
     await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
     async with grpc.aio.insecure_channel(process.address()) as channel:

@@ -31,7 +31,7 @@ def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
 
 def waiters(gateway) -> int:
     """Callers that wait for something in flight."""
-    return sum(flight.waiters for flight in set(gateway.gateway._embedder._cached._flights._by_key.values()))
+    return sum(flight.waiters for flight in set(gateway.gateway._embedder._cached._single_flight._by_key.values()))
 
 
 @pytest.fixture(params=["redis", "valkey"])

@@ -99,7 +99,7 @@ async def test_a_token_from_a_file_that_ends_in_a_line_feed(start, tmp_path):
     [
         ("GATEWAY_REDIS_ULR", "redis://127.0.0.1", "GATEWAY_REDIS_URL"),
         ("GATEWAY_REDIS_URL", "http://127.0.0.1", "redis://"),
-        ("GATEWAY_CACHE_PATIENCE_MS", "-1", "GATEWAY_CACHE_PATIENCE_MS"),
+        ("GATEWAY_CACHE_READ_TIMEOUT_MS", "-1", "GATEWAY_CACHE_READ_TIMEOUT_MS"),
         ("GATEWAY_RETRIEVAL_WEIGHT", "2", "GATEWAY_RETRIEVAL_WEIGHT"),
         ("GATEWAY_LISTEN", "nonsense", "HOST:PORT"),
         ("GATEWAY_WORKERS_TOKEN", "half\nhalf", "control character"),

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.entries import ScoreEntry
+from gateway.cache.codec import CachedScore
 from gateway.index.documents import Document
-from gateway.pipeline import _cut
-from gateway.search import Candidate, Policy, SearchJob, SearchResult
+from gateway.search.pipeline import _cut
+from gateway.search.types import Candidate, Policy, SearchJob, SearchResult
 from services.api.vectors import decode
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
 from tests.support.gateway import running
@@ -237,7 +237,7 @@ async def test_where_the_weight_comes_from():
 def test_the_cut_is_sorted_by_score_then_rank(pairs, weight, top_n, least):
     pairs.sort(key=lambda pair: -pair[0])
     candidates = [Candidate(Document(str(n), ""), cosine, n + 1) for n, (cosine, _) in enumerate(pairs)]
-    scores = [None if logit is None else ScoreEntry(logit, 1, False) for _, logit in pairs]
+    scores = [None if logit is None else CachedScore(logit, 1, False) for _, logit in pairs]
     job = SearchJob("q", None, "", [], None, 50, top_n, Policy.BEST_EFFORT, weight, least, True, True, 1)
     hits = _cut(job, candidates, scores, SearchResult(retrieval_weight=weight))
     assert len(hits) <= top_n

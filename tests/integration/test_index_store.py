@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.index.catalogue import BuiltWith, Catalogue, Collection, Quantization
+from gateway.index.catalogue import Catalogue, Collection, ModelRef, Quantization
 from gateway.index.documents import Digest, Document
 from gateway.index.store import Known, Store, StoreSettings, Write
-from gateway.redis_client import RedisClient
+from gateway.redis.client import RedisClient
 from services.api.vectors import narrow
 
 DIMENSIONS = 384
@@ -41,7 +41,7 @@ async def stored(
     client = RedisClient(url, timeout_s)
     try:
         catalogue, store = Catalogue(client), Store(client, client, StoreSettings(200, 1000, 0))
-        made = await catalogue.create("docs", BuiltWith("m", "", "f"), DIMENSIONS, quantization, shards)
+        made = await catalogue.create("docs", ModelRef("m", "", "f"), DIMENSIONS, quantization, shards)
         yield Stored(catalogue, store, made)
     finally:
         await client.close()

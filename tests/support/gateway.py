@@ -69,8 +69,8 @@ async def running(
             "rerank_target": rerank_at,
             "redis_url": redis_url,
             # Generous: these tests share two cores with others. The fault tests set their own.
-            "cache_patience_ms": 1000,
-            "stream_outage_seconds": 5,
+            "cache_read_timeout_ms": 1000,
+            "stream_retry_seconds": 5,
             **settings,
         }
         made = GatewaySettings(**chosen)

@@ -64,7 +64,7 @@ async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
 
     def add(worker, server, lifecycle):
         service = EmbedService(
-            EmbedBackend(worker.engine, worker.signals),
+            EmbedBackend(worker.engine, worker.metrics),
             chosen.limits(),
             StreamSettings(lambda: chosen.stream_window(worker.engine().stats().queue_limit_tokens), 0),
             lifecycle.stopping,
@@ -85,7 +85,7 @@ async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
     weight = recommended_retrieval_weight(chosen.model)
 
     def add(worker, server, lifecycle):
-        backend = RerankBackend(worker.engine, worker.signals, weight)
+        backend = RerankBackend(worker.engine, worker.metrics, weight)
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(backend, chosen.limits()), server)
 
     worker = Worker(RERANK_SERVICE, lambda: RerankEngine.load(chosen.engine()), add, telemetry)

@@ -1,19 +1,19 @@
-"""Layers around every handler, outermost first: errors → telemetry → auth → gate → deadline → messages."""
+"""Interceptors around every handler, outermost first: errors → telemetry → auth → readiness → deadline → decoding."""
 
-from services.runtime.interceptors.auth import AuthLayer
-from services.runtime.interceptors.deadline import DeadlineLayer
-from services.runtime.interceptors.errors import ErrorsLayer
-from services.runtime.interceptors.gate import GateLayer
-from services.runtime.interceptors.layer import Layers
-from services.runtime.interceptors.messages import MessagesLayer
-from services.runtime.interceptors.telemetry import TelemetryLayer
+from services.runtime.interceptors.auth import AuthInterceptor
+from services.runtime.interceptors.deadline import DeadlineInterceptor
+from services.runtime.interceptors.decoding import DecodingInterceptor
+from services.runtime.interceptors.errors import ErrorsInterceptor
+from services.runtime.interceptors.interceptor import InterceptorChain
+from services.runtime.interceptors.readiness import ReadinessInterceptor
+from services.runtime.interceptors.telemetry import TelemetryInterceptor
 
 __all__ = [
-    "AuthLayer",
-    "DeadlineLayer",
-    "ErrorsLayer",
-    "GateLayer",
-    "Layers",
-    "MessagesLayer",
-    "TelemetryLayer",
+    "AuthInterceptor",
+    "DeadlineInterceptor",
+    "DecodingInterceptor",
+    "ErrorsInterceptor",
+    "InterceptorChain",
+    "ReadinessInterceptor",
+    "TelemetryInterceptor",
 ]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from opentelemetry import trace
 
-from services.runtime.auth import Tokens
+from services.runtime.bearer_tokens import BearerTokens
 from services.runtime.errors import Unauthenticated
-from services.runtime.interceptors.layer import Context, Layer
+from services.runtime.interceptors.interceptor import Context, Interceptor
 from services.runtime.telemetry import names
 
 _SCHEME = "bearer "
 
 
-class AuthLayer(Layer):
+class AuthInterceptor(Interceptor):
     """UNAUTHENTICATED without a known token. The token's name, if it has one, is on the span; the token never is."""
 
     infrastructure = False
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: BearerTokens) -> None:
         self._tokens = tokens
 
     def admit(self, context: Context) -> None:

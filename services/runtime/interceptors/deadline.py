@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import DeadlineTooShort
-from services.runtime.interceptors.layer import Context, Layer
+from services.runtime.interceptors.interceptor import Context, Interceptor
 
 
-class DeadlineLayer(Layer):
+class DeadlineInterceptor(Interceptor):
     """DEADLINE_EXCEEDED at once where less than `least_seconds` are left. A call without a deadline passes."""
 
     infrastructure = False

@@ -6,11 +6,11 @@ import asyncio
 
 import grpc
 
-from services.runtime.interceptors.layer import Context, Layer
-from services.runtime.telling import abort, caught, is_stray
+from services.runtime.interceptors.interceptor import Context, Interceptor
+from services.runtime.rpc_status import abort, is_stray, to_problem
 
 
-class ErrorsLayer(Layer):
+class ErrorsInterceptor(Interceptor):
     """Problem → status; any other exception → INTERNAL with an incident id; a stray CancelledError likewise."""
 
     async def failed(self, context: Context, error: BaseException) -> None:
@@ -18,4 +18,4 @@ class ErrorsLayer(Layer):
         ended = isinstance(error, grpc.aio.AbortError)
         cancelled = isinstance(error, asyncio.CancelledError) and not is_stray(error)
         if not ended and not cancelled:
-            await abort(context, caught(error))
+            await abort(context, to_problem(error))

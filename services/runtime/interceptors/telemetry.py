@@ -19,12 +19,12 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import Internal, Problem
-from services.runtime.interceptors.layer import Context, Layer
+from services.runtime.interceptors.interceptor import Context, Interceptor
+from services.runtime.rpc_status import is_stray, to_problem, was_cancelled
 from services.runtime.telemetry import names
 from services.runtime.telemetry.names import Refusal
 from services.runtime.telemetry.refusals import Refusals
 from services.runtime.telemetry.setup import Telemetry
-from services.runtime.telling import caught, is_stray, was_cancelled
 
 # A server's span is an error only for these; the others are the caller's doing.
 _SERVER_ERRORS = frozenset(
@@ -40,7 +40,7 @@ _SERVER_ERRORS = frozenset(
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class TelemetryLayer(Layer):
+class TelemetryInterceptor(Interceptor):
     """Continues the caller's trace, times the call, and sees its final status."""
 
     infrastructure = False
@@ -73,7 +73,7 @@ class TelemetryLayer(Layer):
             if isinstance(error, asyncio.CancelledError) and not is_stray(error):
                 code = _why_cancelled(context)
                 raise
-            problem = caught(error)  # here, so that the log's incident carries this span's trace id
+            problem = to_problem(error)  # here, so that the log's incident carries this span's trace id
             code = problem.code
             self._note(span, problem)
             raise problem from error

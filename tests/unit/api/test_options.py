@@ -4,10 +4,10 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from gateway.embed_servicer import encoded_key
-from gateway.keys import Keyspace
+from gateway.api.embed import encoded_key
+from gateway.cache.keys import CacheKeys
 from services.api.options import embed_options, rerank_options
-from services.runtime.validate import Check
+from services.runtime.validation import Check
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
@@ -51,12 +51,12 @@ def with_value(base: Message, field: FieldDescriptor, choice: int) -> Message:
 def embed_key(request: embed_pb2.EmbedRequest | embed_pb2.EmbedOptions) -> bytes:
     options, _ = embed_options(request, EMBED_MODEL, LIMITS, Check())
     texts = request.texts if isinstance(request, embed_pb2.EmbedRequest) else ["text"]
-    return Keyspace("").keys("embed", "f", options.resolved(EMBED_MODEL).identity(), texts)[0]
+    return CacheKeys("").keys("embed", "f", options.resolved(EMBED_MODEL).identity(), texts)[0]
 
 
 def rerank_key(request: rerank_pb2.RerankRequest) -> bytes:
     options = rerank_options(request, RERANK_MODEL, LIMITS)
-    return Keyspace("").keys("rerank", "f", options.resolved(RERANK_MODEL).identity(), request.documents)[0]
+    return CacheKeys("").keys("rerank", "f", options.resolved(RERANK_MODEL).identity(), request.documents)[0]
 
 
 def encoded(request: embed_pb2.EmbedRequest) -> object:

@@ -5,7 +5,7 @@ import pytest
 
 from bench.ceiling import Products, attention_flops, config_of, linear_flops, weights
 from bench.checkpoints import SHAPES
-from services.engine.config import ModelConfig
+from services.engine.models.qwen3.config import ModelConfig
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from services.engine.checkpoint import Checkpoint
-from services.engine.devices import Cpu
+from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.devices.cpu import Cpu
 from services.engine.engine import EmbedEngine, RerankEngine
-from services.engine.heads import Head, unit_vectors
-from services.engine.linear import LinearFormat, fp32
-from services.engine.pointwise import InPlace, Pointwise
-from services.engine.qwen3 import Qwen3
+from services.engine.layers.elementwise import Elementwise, InPlace
+from services.engine.layers.linear import LinearFormat, fp32
+from services.engine.models.qwen3.forward import Qwen3
+from services.engine.models.qwen3.heads import Head, unit_vectors
+from services.engine.models.qwen3.weights import read
 from services.engine.types import EngineSettings
-from services.engine.weights import read
 from tests.support.checkpoints import save
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def device(
     folder: Path,
     *,
     linear: LinearFormat = fp32,
-    pointwise: Pointwise | None = None,
+    elementwise: Elementwise | None = None,
     dtype: torch.dtype = torch.float32,
     head: Head = unit_vectors,
     mlp_rows: int = 1024,
@@ -90,7 +90,7 @@ def device(
     checkpoint = Checkpoint.open(str(folder))
     config = checkpoint.config
     weights = read(checkpoint, torch.device("cpu"), dtype, linear, LIMIT)
-    return Cpu(Qwen3(config, weights, pointwise or InPlace(config.rms_norm_eps), dtype, mlp_rows), head)
+    return Cpu(Qwen3(config, weights, elementwise or InPlace(config.rms_norm_eps), dtype, mlp_rows), head)
 
 
 def ids(rng: np.random.Generator, length: int, vocabulary: int = 400) -> np.ndarray:

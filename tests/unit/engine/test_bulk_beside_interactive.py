@@ -16,7 +16,7 @@ import pytest
 from services.engine.engine import EmbedEngine
 from services.engine.errors import DeadlineTooShort, Overloaded
 from services.engine.scheduler import Limits, Outcome
-from services.engine.types import BatchReport, EngineSettings, Lane
+from services.engine.types import BatchReport, EngineSettings, Priority
 from tests.unit.engine.conftest import LIMIT
 from tests.unit.engine.test_scheduler import LIMITS, RATE, World, has_interactive, settle
 
@@ -41,7 +41,7 @@ class Simulated(World):
         await self.finish()
 
     def send(self, shape: str) -> list[asyncio.Task[Outcome[Any]]]:
-        return [self.submit(*costs, shared=shared, lane=Lane.BULK) for costs, shared in SHAPES[shape]]
+        return [self.submit(*costs, shared=shared, priority=Priority.BULK) for costs, shared in SHAPES[shape]]
 
 
 async def stop(world: World) -> None:
@@ -70,7 +70,7 @@ async def test_an_interactive_call_waits_for_one_bulk_step_at_most(shape: str, d
         assert world.now - before <= one_step + max(idle, LARGE.mixed / RATE) + 1e-9
         calls += 1
         # What is under way together is one long item, or no more than the limit for bulk.
-        bulk = [batch for batch, _ in world.running if batch.lane is Lane.BULK]
+        bulk = [batch for batch, _ in world.running if batch.priority is Priority.BULK]
         assert len(bulk) <= 1 or sum(batch.cost for batch in bulk) <= LARGE.bulk
         if world.running:
             await world.step()
@@ -95,15 +95,15 @@ async def test_bulk_work_is_done_in_the_end_beside_a_flood(shape: str, depth: in
         await settle()
         await world.step()
         assert world.now - start < 12 * limit
-    lanes = [batch.lane for batch in world.batches[depth:]]
-    assert (Lane.BULK, Lane.BULK) not in list(pairwise(lanes))[: -depth - 1]
+    priorities = [batch.priority for batch in world.batches[depth:]]
+    assert (Priority.BULK, Priority.BULK) not in list(pairwise(priorities))[: -depth - 1]
     await stop(world)
     await asyncio.gather(*flood, return_exceptions=True)
 
 
 async def test_ageing_counts_from_the_end_of_a_bulk_batch_and_lasts_as_long_as_it_took() -> None:
     world = Simulated(LARGE)
-    world.submit(LONG, LONG, LONG, lane=Lane.BULK)
+    world.submit(LONG, LONG, LONG, priority=Priority.BULK)
     await settle()
     flood = [world.submit(50) for _ in range(40)]
     for _ in range(22):
@@ -119,7 +119,7 @@ async def test_ageing_counts_from_the_end_of_a_bulk_batch_and_lasts_as_long_as_i
 async def test_a_stalled_loop_gives_bulk_no_second_turn() -> None:
     """The clock may jump between the end of a bulk batch and the choice of the next."""
     world = Simulated(LARGE)
-    world.submit(40, 40, lane=Lane.BULK)
+    world.submit(40, 40, priority=Priority.BULK)
     await settle()
     quick = world.submit(5)
     await settle()
@@ -137,7 +137,7 @@ async def test_a_stalled_loop_gives_bulk_no_second_turn() -> None:
 
 async def test_an_interactive_deadline_wins_over_aged_bulk_work() -> None:
     world = Simulated(LARGE)
-    world.submit(LONG, LONG, lane=Lane.BULK)
+    world.submit(LONG, LONG, priority=Priority.BULK)
     await settle()
     world.submit(50)
     calls = [world.submit(50, deadline=world.now + 10 + i) for i in range(10)]
@@ -145,18 +145,20 @@ async def test_an_interactive_deadline_wins_over_aged_bulk_work() -> None:
     while not all(call.done() for call in calls):
         await world.step()
     assert [len((await call).results) for call in calls] == [1] * 10
-    assert [batch.lane for batch in world.batches].count(Lane.BULK) == 1 + (world.batches[-1].lane is Lane.BULK)
+    assert [batch.priority for batch in world.batches].count(Priority.BULK) == 1 + (
+        world.batches[-1].priority is Priority.BULK
+    )
     await stop(world)
 
 
 async def test_a_deadline_that_bulk_work_does_not_endanger_does_not_hold_it_up() -> None:
     world = Simulated(LARGE)
-    world.submit(LONG, LONG, lane=Lane.BULK)
+    world.submit(LONG, LONG, priority=Priority.BULK)
     await settle()
     calls = [world.submit(50, deadline=world.now + 1000) for _ in range(20)]
     for _ in range(11):
         await world.step()
-    assert world.batches[10].lane is Lane.BULK
+    assert world.batches[10].priority is Priority.BULK
     await stop(world)
     await asyncio.gather(*calls, return_exceptions=True)
 
@@ -164,7 +166,7 @@ async def test_a_deadline_that_bulk_work_does_not_endanger_does_not_hold_it_up()
 async def test_deadlines_defer_bulk_work_but_not_for_ever() -> None:
     """Each call could be served before the long text and not after; they never end."""
     world = Simulated(LARGE)
-    bulk = world.submit(LONG, LONG, lane=Lane.BULK)
+    bulk = world.submit(LONG, LONG, priority=Priority.BULK)
     await settle()
     calls: list[asyncio.Task[Outcome[Any]]] = []
     steps = 0
@@ -181,7 +183,7 @@ async def test_deadlines_defer_bulk_work_but_not_for_ever() -> None:
 
 async def test_the_bulk_queue_does_not_count_in_an_interactive_estimate() -> None:
     world = Simulated(LARGE)
-    world.submit(*[LONG] * 100, lane=Lane.BULK)
+    world.submit(*[LONG] * 100, priority=Priority.BULK)
     await settle()
     in_time = world.submit(10, deadline=world.now + LONG / RATE + 0.2)
     await settle()
@@ -195,9 +197,9 @@ async def test_the_bulk_queue_does_not_count_in_an_interactive_estimate() -> Non
 
 async def test_bulk_requests_leave_room_in_the_queue_for_interactive_ones() -> None:
     world = Simulated(LIMITS)
-    world.submit(40, lane=Lane.BULK)
+    world.submit(40, priority=Priority.BULK)
     await settle()
-    accepted = [world.submit(25, lane=Lane.BULK) for _ in range(20)]
+    accepted = [world.submit(25, priority=Priority.BULK) for _ in range(20)]
     await settle()
     assert world.scheduler.stats().queued_tokens == 225  # three quarters of 300
     refused = [task for task in accepted if task.done()]
@@ -215,7 +217,7 @@ async def test_bulk_requests_leave_room_in_the_queue_for_interactive_ones() -> N
 
 async def test_a_bulk_request_alone_may_fill_the_whole_queue() -> None:
     world = Simulated(LIMITS)
-    job = world.submit(*[30] * 10, lane=Lane.BULK)
+    job = world.submit(*[30] * 10, priority=Priority.BULK)
     await settle()
     await world.finish_all()
     assert len((await job).results) == 10
@@ -259,7 +261,7 @@ async def test_a_real_engine_gives_bulk_no_two_steps_while_a_call_waits(checkpoi
     engine.start()
     release = threading.Event()
     engine._runner._launcher.submit(release.wait)  # the model is slow: the first bulk step takes until we say so
-    job = asyncio.ensure_future(engine.embed([f"{i} " * LIMIT for i in range(40)], lane=Lane.BULK))
+    job = asyncio.ensure_future(engine.embed([f"{i} " * LIMIT for i in range(40)], priority=Priority.BULK))
     while not engine.stats().inflight_tokens:  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(0)
     seen: list[int] = []
@@ -269,7 +271,7 @@ async def test_a_real_engine_gives_bulk_no_two_steps_while_a_call_waits(checkpoi
         await asyncio.sleep(0)
         release.set()
         await call
-        seen.append(sum(report.lane is Lane.BULK for report in reports[before:]))
+        seen.append(sum(report.priority is Priority.BULK for report in reports[before:]))
     assert len((await job).items) == 40
     assert max(seen) <= 1
     assert len(seen) >= 20  # they took turns

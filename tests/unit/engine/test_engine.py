@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.engine.devices import Cpu
+from services.engine.devices.cpu import Cpu
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.errors import (
     CheckpointError,
@@ -18,8 +18,8 @@ from services.engine.errors import (
     NonFinite,
     Overloaded,
 )
-from services.engine.packing import Packed
-from services.engine.types import BatchReport, EmbedItem, EngineSettings, Failure, InputType, Lane, Truncation
+from services.engine.packing.packing import Packed
+from services.engine.types import BatchReport, EmbedItem, EngineSettings, Failure, InputType, Priority, Truncation
 from tests.unit.engine.conftest import LIMIT
 
 
@@ -76,7 +76,7 @@ async def test_a_hundred_thousand_texts_are_embedded_where_the_queue_is_long_eno
 
     engine = EmbedEngine.load(replace(options, queue_tokens=10**6, batch_tokens=4096))
     engine.start()
-    result = await engine.embed([f"gravity {i % 7}" for i in range(100_000)], lane=Lane.BULK)
+    result = await engine.embed([f"gravity {i % 7}" for i in range(100_000)], priority=Priority.BULK)
     engine.close()
     assert len(result.items) == 100_000
     assert np.ptp(vectors(result.items)[::7], axis=0).max() <= 1e-5

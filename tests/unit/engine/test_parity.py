@@ -9,18 +9,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.engine.checkpoint import Checkpoint
-from services.engine.devices import Cpu
+from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.devices.cpu import Cpu
+from services.engine.devices.cuda_graphs import bucket_for, pad
 from services.engine.engine import EmbedEngine, RerankEngine
-from services.engine.graphs import bucket_for, pad
-from services.engine.heads import unit_vectors, yes_no
-from services.engine.linear import dense, packed_fp16
-from services.engine.packing import Packed, pack
-from services.engine.pointwise import Fused
-from services.engine.prompts import RerankPrompts
-from services.engine.staging import lay_out, read, write
-from services.engine.tokenizer import Tokenizer
-from services.engine.types import EngineSettings, InputType, Lane, Truncation
+from services.engine.layers.elementwise import Fused
+from services.engine.layers.linear import dense, packed_fp16
+from services.engine.models.qwen3.heads import unit_vectors, yes_no
+from services.engine.packing.packing import Packed, pack
+from services.engine.packing.transfer import lay_out, read, write
+from services.engine.text.prompts import RerankPrompts
+from services.engine.text.tokenizer import Tokenizer
+from services.engine.types import EngineSettings, InputType, Priority, Truncation
 from tests.support.plain_attention import plain_varlen
 from tests.support.recipe import TASK, Recipe
 from tests.unit.engine.conftest import LIMIT, Blocking, blocking, device, ids
@@ -111,7 +111,7 @@ def test_documents_in_any_company_and_order(embed: Blocking, expected_documents:
 @few
 @given(picks)
 def test_queries_in_any_company_and_order(embed: Blocking, expected_queries: np.ndarray, pick: list[int]) -> None:
-    items = embed("embed", [texts()[i] for i in pick], input_type=InputType.QUERY, lane=Lane.BULK).items
+    items = embed("embed", [texts()[i] for i in pick], input_type=InputType.QUERY, priority=Priority.BULK).items
     assert np.abs(np.stack([item.vector for item in items]) - expected_queries[pick]).max() <= 1e-5
 
 
@@ -163,7 +163,7 @@ def test_fp16_packed_weights_of_a_bf16_checkpoint(checkpoints: Callable[..., Pat
 def test_the_fused_pointwise_parts_are_the_same_function(checkpoints: Callable[..., Path]) -> None:
     rng = np.random.default_rng(3)
     sequences = [ids(rng, n) for n in (1, 5, 40)]
-    one, other = device(checkpoints()), device(checkpoints(), pointwise=Fused(1e-6))
+    one, other = device(checkpoints()), device(checkpoints(), elementwise=Fused(1e-6))
     rows = [model.launch(model.pack(sequences))() for model in (one, other)]
     assert np.abs(rows[0] - rows[1]).max() <= 1e-6
 
@@ -179,7 +179,7 @@ def test_bf16_answers_do_not_depend_on_the_batch(checkpoints: Callable[..., Path
     head = ids(rng, 20)
     sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)]
     bf16 = dense(torch.device("cpu"), torch.bfloat16)
-    model = device(checkpoints(), linear=bf16, pointwise=Fused(1e-6), dtype=torch.bfloat16)
+    model = device(checkpoints(), linear=bf16, elementwise=Fused(1e-6), dtype=torch.bfloat16)
     for run in (on_the_cpu, as_on_cuda):
         alone = np.concatenate([run(model, [sequence]) for sequence in sequences])
         assert (run(model, sequences) * alone).sum(1).min() >= 0.9999

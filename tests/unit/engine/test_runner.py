@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from services.engine.devices import Finish
+from services.engine.devices.cpu import Finish
 from services.engine.errors import ModelBroken, NonFinite, OutOfMemory
-from services.engine.packing import Packed, pack
+from services.engine.packing.packing import Packed, pack
 from services.engine.runner import Runner
 from services.engine.scheduler import Batch, Job
-from services.engine.types import BatchReport, Lane
+from services.engine.types import BatchReport, Priority
 
 OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -48,7 +48,7 @@ class Scripted:
 
         return finish
 
-    def improve(self, on_model_thread: Callable[[Callable[[], None]], None]) -> None:
+    def optimize(self, on_model_thread: Callable[[Callable[[], None]], None]) -> None:
         """Nothing."""
 
 
@@ -65,14 +65,14 @@ async def run(runner: Runner, sequences: list[np.ndarray]) -> list[object]:
         payloads=sequences,
         costs=[len(s) for s in sequences],
         shared=0,
-        lane=Lane.BULK,
+        priority=Priority.BULK,
         deadline=None,
         context="who asked",
         future=asyncio.get_running_loop().create_future(),
         admitted=0.0,
         remaining=0,
     )
-    batch: Batch[np.ndarray, np.ndarray] = Batch(Lane.BULK)
+    batch: Batch[np.ndarray, np.ndarray] = Batch(Priority.BULK)
     batch.fill(job, 10**9)
     try:
         return [row if isinstance(row, Exception) else float(row[0]) for row in await runner(batch)]
@@ -90,7 +90,7 @@ async def test_rows_and_a_report(overlaps: bool) -> None:
     device = Scripted(overlaps=overlaps)
     assert await run(runner(device, reports.append), texts(3, 1, 3)) == [3, 1, 3]
     (report,) = reports
-    assert (report.tokens, report.requested_tokens, report.segments, report.lane) == (10, 15, 3, Lane.BULK)
+    assert (report.tokens, report.requested_tokens, report.segments, report.priority) == (10, 15, 3, Priority.BULK)
     assert report.requests == ("who asked",)
     assert report.started_ns <= report.ended_ns
     assert {name.split("_")[0] for name in device.threads} == ({"model", "results"} if overlaps else {"model"})

@@ -20,7 +20,7 @@ from services.engine.errors import (
 )
 from services.engine.scheduler import Batch, Limits, Outcome, Scheduler
 from services.engine.throughput import Throughput
-from services.engine.types import Lane
+from services.engine.types import Priority
 
 RATE = 100.0  # tokens per second, at first
 LIMITS = Limits(batch=50, bulk=40, queue=300, mixed=20)
@@ -57,13 +57,15 @@ class World:
         while self.running:
             await self.finish()
 
-    def submit(self, *costs: int, lane: Lane = Lane.INTERACTIVE, **kwargs: Any) -> asyncio.Task[Outcome[Any]]:
+    def submit(
+        self, *costs: int, priority: Priority = Priority.INTERACTIVE, **kwargs: Any
+    ) -> asyncio.Task[Outcome[Any]]:
         payloads = [object() for _ in costs]
-        return asyncio.ensure_future(self.scheduler.submit(payloads, costs, lane=lane, **kwargs))
+        return asyncio.ensure_future(self.scheduler.submit(payloads, costs, priority=priority, **kwargs))
 
 
 def has_interactive(batch: Batch[Any, Any]) -> bool:
-    return any(job.lane is Lane.INTERACTIVE for job, _, _ in batch.parts)
+    return any(job.priority is Priority.INTERACTIVE for job, _, _ in batch.parts)
 
 
 async def settle() -> None:
@@ -77,7 +79,7 @@ class Sent:
     """What a caller knows of its request."""
 
     number: int
-    lane: Lane
+    priority: Priority
     costs: list[int]
     task: asyncio.Task[Outcome[Any]]
     cancelled: bool = False
@@ -94,7 +96,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world = self.run(self.make(lambda: World(self.limits)))
         self.sent: list[Sent] = []
         self.seen = 0  # batches already checked
-        self.started: dict[Lane, int] = dict.fromkeys(Lane, -1)  # number of the last request served, per lane
+        self.started: dict[Priority, int] = dict.fromkeys(
+            Priority, -1
+        )  # number of the last request served, per priority
         self.items: set[tuple[int, int]] = set()  # (request, item) already run
         self.draining = False
 
@@ -107,10 +111,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         costs=st.lists(st.integers(1, 70), min_size=1, max_size=8),
         shared=st.sampled_from([0, 0, 5, 60]),
-        lane=st.sampled_from(Lane),
+        priority=st.sampled_from(Priority),
         patience=st.sampled_from([None, None, 0.1, 2.0, 100.0]),
     )
-    def submit(self, costs: list[int], shared: int, lane: Lane, patience: float | None) -> None:
+    def submit(self, costs: list[int], shared: int, priority: Priority, patience: float | None) -> None:
         number = len(self.sent)
         deadline = None if patience is None else self.world.now + patience
 
@@ -118,13 +122,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             payloads = [(number, i) for i in range(len(costs))]
             task = asyncio.ensure_future(
                 self.world.scheduler.submit(
-                    payloads, costs, shared=shared, lane=lane, deadline=deadline, context=number
+                    payloads, costs, shared=shared, priority=priority, deadline=deadline, context=number
                 )
             )
             await settle()
             return task
 
-        self.sent.append(Sent(number, lane, costs, self.run(send())))
+        self.sent.append(Sent(number, priority, costs, self.run(send())))
 
     @precondition(lambda self: any(not sent.task.done() for sent in self.sent))
     @rule(data=st.data())
@@ -173,17 +177,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_turn(self, index: int) -> None:
         """While interactive work waits, bulk work has no two turns in a row."""
         waits = any(
-            sent.lane is Lane.INTERACTIVE
+            sent.priority is Priority.INTERACTIVE
             and not sent.task.done()
             and (sent.number, len(sent.costs) - 1) not in self.items
             for sent in self.sent
         )
-        if waits and index + 1 == len(self.world.batches) and self.world.batches[index].lane is Lane.BULK:
-            assert index == 0 or self.world.batches[index - 1].lane is Lane.INTERACTIVE
+        if waits and index + 1 == len(self.world.batches) and self.world.batches[index].priority is Priority.BULK:
+            assert index == 0 or self.world.batches[index - 1].priority is Priority.INTERACTIVE
 
     @invariant()
     def bulk_work_under_way_is_limited_together(self) -> None:
-        bulk = [batch for batch, _ in self.world.running if batch.lane is Lane.BULK]
+        bulk = [batch for batch, _ in self.world.running if batch.priority is Priority.BULK]
         alone = len(bulk) == 1 and sum(stop - start for _, start, stop in bulk[0].parts[:1]) == 1
         assert alone or sum(batch.cost for batch in bulk if not has_interactive(batch)) <= self.limits.bulk
 
@@ -194,19 +198,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert stop > start
             part = job.shared + sum(job.costs[start:stop])
             cost, count = cost + part, count + stop - start
-            bulk += part if job.lane is Lane.BULK else 0
+            bulk += part if job.priority is Priority.BULK else 0
             if sent:
                 assert not sent.cancelled
             # First in, first out: never behind a later request, never twice, never out of order within one.
-            assert job.context >= self.started[job.lane]
-            self.started[job.lane] = job.context
+            assert job.context >= self.started[job.priority]
+            self.started[job.priority] = job.context
             for item in range(start, stop):
                 assert (job.context, item) not in self.items
                 assert item == 0 or (job.context, item - 1) in self.items
                 self.items.add((job.context, item))
         assert cost == batch.cost
         assert cost <= self.limits.batch or count == 1
-        if batch.lane is Lane.INTERACTIVE and bulk:
+        if batch.priority is Priority.INTERACTIVE and bulk:
             assert cost <= self.limits.mixed
         if bulk == cost:
             assert cost <= self.limits.bulk or count == 1
@@ -268,10 +272,10 @@ async def test_requests_of_one_turn_share_a_batch(world: World) -> None:
 async def test_interactive_goes_first_and_is_filled_up_with_little_bulk(world: World) -> None:
     world.submit(50)  # keeps the model busy
     await settle()
-    bulk, quick = world.submit(*[6] * 20, lane=Lane.BULK), world.submit(5)
+    bulk, quick = world.submit(*[6] * 20, priority=Priority.BULK), world.submit(5)
     await settle()
     await world.finish()
-    assert world.batches[1].lane is Lane.INTERACTIVE
+    assert world.batches[1].priority is Priority.INTERACTIVE
     assert world.batches[1].cost == 5 + 2 * 6
     await world.finish()
     assert quick.done()
@@ -281,9 +285,9 @@ async def test_interactive_goes_first_and_is_filled_up_with_little_bulk(world: W
 
 
 async def test_bulk_is_served_in_the_end_however_much_is_interactive(world: World) -> None:
-    bulk = world.submit(40, lane=Lane.BULK)
+    bulk = world.submit(40, priority=Priority.BULK)
     await settle()
-    second = world.submit(40, lane=Lane.BULK)
+    second = world.submit(40, priority=Priority.BULK)
     await settle()
     for _ in range(10):
         world.submit(50)
@@ -292,7 +296,7 @@ async def test_bulk_is_served_in_the_end_however_much_is_interactive(world: Worl
         await world.finish()
     assert bulk.done()
     assert second.done()
-    assert Lane.INTERACTIVE in [batch.lane for batch in world.batches[1:]]
+    assert Priority.INTERACTIVE in [batch.priority for batch in world.batches[1:]]
 
 
 async def test_a_large_request_is_spread_over_steps_and_pays_its_prefix_in_each(world: World) -> None:
@@ -451,7 +455,7 @@ async def test_a_hundred_thousand_items_take_linear_time() -> None:
 
     limits = Limits(batch=1000, bulk=1000, queue=10**6, mixed=100)
     scheduler: Scheduler[int, int] = Scheduler(instant, limits, Throughput(RATE, 1000))
-    outcome = await scheduler.submit(range(100_000), [5] * 100_000, lane=Lane.BULK)
+    outcome = await scheduler.submit(range(100_000), [5] * 100_000, priority=Priority.BULK)
     assert outcome.results == list(range(100_000))
-    many: list[Awaitable[Outcome[int]]] = [scheduler.submit([i], [5], lane=Lane.BULK) for i in range(20_000)]
+    many: list[Awaitable[Outcome[int]]] = [scheduler.submit([i], [5], priority=Priority.BULK) for i in range(20_000)]
     assert [outcome.results for outcome in await asyncio.gather(*many)] == [[i] for i in range(20_000)]

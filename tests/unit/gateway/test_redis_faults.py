@@ -6,7 +6,7 @@ import pytest
 from redis._parsers.base import BaseParser
 from redis.exceptions import RedisError
 
-from gateway.redis_faults import Fault, FaultLog, fault_of
+from gateway.redis.faults import Fault, FaultLog, fault_of
 
 SERVER = "127.0.0.1:6379"
 OOM = "OOM command not allowed when used memory > 'maxmemory'."

@@ -6,9 +6,9 @@ import logging
 import pytest
 from pydantic import ValidationError
 
-from gateway.redis_url import RedisUrl
+from gateway.redis.url import RedisUrl
 from gateway.settings import GatewaySettings
-from services.runtime.settings import load, log_settings, told
+from services.runtime.settings import load, log_settings, redacted
 from services.runtime.telemetry.logs import configure
 
 SECRET = "s3cr3t"
@@ -113,7 +113,7 @@ def test_what_is_special_has_to_be_encoded(monkeypatch, capsys):
 def test_the_line_of_settings_holds_no_secret(monkeypatch, capsys, form):
     monkeypatch.setenv("GATEWAY_REDIS_URL", f"redis://:a@{SECRET}@host/1?username={SECRET}")
     settings = load(GatewaySettings)
-    assert told(settings)["GATEWAY_REDIS_URL"] == "redis://***@host/1?username=***"
+    assert redacted(settings)["GATEWAY_REDIS_URL"] == "redis://***@host/1?username=***"
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:

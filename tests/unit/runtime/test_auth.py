@@ -8,9 +8,10 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.runtime.auth import Tokens, Watched
+from services.runtime.bearer_tokens import BearerTokens
 from services.runtime.channel import ChannelSettings, channel
-from services.runtime.renewed import RenewedChannel
+from services.runtime.reloading_channel import ReloadingChannel
+from services.runtime.reloading_files import ReloadingFiles
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import Scripted
 from tests.support.serving import PlainSettings, failure, serving, told
@@ -32,7 +33,7 @@ async def call(address: str, settings: ChannelSettings) -> None:
 def test_tokens_are_read_by_line(tmp_path) -> None:
     path = tmp_path / "tokens"
     path.write_text("# who may call\n\nsecret-one\nsearch secret-two\n")
-    tokens = Tokens(path)
+    tokens = BearerTokens(path)
     assert tokens.name_of("secret-one") == ""
     assert tokens.name_of("secret-two") == "search"
     for unknown in ("", "search", "secret-", "secret-one\nsecret-two", "#"):
@@ -42,7 +43,7 @@ def test_tokens_are_read_by_line(tmp_path) -> None:
 def test_a_changed_file_of_tokens_is_picked_up_and_a_missing_one_is_survived(tmp_path) -> None:
     path = tmp_path / "tokens"
     path.write_text("old")
-    tokens = Tokens(path)
+    tokens = BearerTokens(path)
     replace(path, b"new")
     assert tokens.name_of("old") is None
     assert tokens.name_of("new") == ""
@@ -54,7 +55,7 @@ def test_a_file_without_tokens_stops_the_start(tmp_path) -> None:
     path = tmp_path / "tokens"
     path.write_text("# none yet\n")
     with pytest.raises(ValueError, match="no token"):
-        Tokens(path)
+        BearerTokens(path)
 
 
 BAD = {
@@ -76,7 +77,7 @@ def test_a_bad_file_of_tokens_stops_the_start_and_is_not_quoted(tmp_path, conten
     path = tmp_path / "tokens"
     path.write_bytes(content)
     with pytest.raises(ValueError) as error:
-        Tokens(path)
+        BearerTokens(path)
     assert str(path) in str(error.value)
     for quoted in ("ret", "sec", "0xff"):
         assert quoted not in str(error.value).replace("tokens", "")
@@ -86,7 +87,7 @@ def test_a_bad_file_of_tokens_stops_the_start_and_is_not_quoted(tmp_path, conten
 def test_while_the_file_of_tokens_is_bad_the_last_good_ones_hold(tmp_path, content, caplog) -> None:
     path = tmp_path / "tokens"
     path.write_text("search secret")
-    tokens = Tokens(path)
+    tokens = BearerTokens(path)
     if content is None:
         path.unlink()
     else:
@@ -103,14 +104,14 @@ def test_while_the_file_of_tokens_is_bad_the_last_good_ones_hold(tmp_path, conte
 def test_what_editors_leave_in_a_file_of_tokens_is_no_part_of_a_token(tmp_path) -> None:
     path = tmp_path / "tokens"
     path.write_bytes(b"\xef\xbb\xbfsearch  secret \r\n\r\n\tfetch\tother\r\n")
-    tokens = Tokens(path)
+    tokens = BearerTokens(path)
     assert (tokens.name_of("secret"), tokens.name_of("other")) == ("search", "fetch")
 
 
 def test_watched_files_are_read_only_when_they_change(tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"1")
-    watched = Watched(path)
+    watched = ReloadingFiles(path)
     first = watched.read()
     assert watched.read() is first
     replace(path, b"2")
@@ -203,7 +204,7 @@ async def test_a_channel_shows_its_renewed_certificate(tmp_path) -> None:
     settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
     mutual = ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key, attempts=1)
     async with serving(Scripted(answer), settings) as served, channel(served.address, Telemetry(), mutual) as to:
-        assert isinstance(to, RenewedChannel)
+        assert isinstance(to, ReloadingChannel)
         to._clock = clock
         stub = embed_pb2_grpc.EmbedServiceStub(to)
         long = stub.Embed(embed_pb2.EmbedRequest(texts=["long"]), timeout=30)

@@ -4,7 +4,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from services.runtime import errors, telling
+from services.runtime import errors, rpc_status
 from tests.support.scripted import Scripted
 from tests.support.serving import details, serving, told
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -47,7 +47,7 @@ def test_each_kind_of_problem_is_in_the_list() -> None:
         return {base} | {kind for sub in base.__subclasses__() for kind in kinds(sub)}
 
     public = {kind for kind in kinds(errors.Problem) if not kind.__name__.startswith("_")}
-    assert {type(problem) for problem, *_ in EACH} == public - {errors.Problem, errors.Retold}
+    assert {type(problem) for problem, *_ in EACH} == public - {errors.Problem, errors.UpstreamStatus}
 
 
 @pytest.mark.parametrize(("problem", "code", "reason", "pushback"), EACH, ids=lambda v: type(v).__name__)
@@ -86,13 +86,13 @@ def test_quota_names_its_subject() -> None:
 
 
 def as_rpc_error(status: status_pb2.Status, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
-    trailers = grpc.aio.Metadata((telling.DETAILS_KEY, status.SerializeToString()))
+    trailers = grpc.aio.Metadata((rpc_status.DETAILS_KEY, status.SerializeToString()))
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, status.message)
 
 
 @pytest.mark.parametrize(("problem", "code", "reason", "pushback"), EACH, ids=lambda v: type(v).__name__)
 def test_an_upstreams_status_is_told_again(problem, code, reason, pushback) -> None:
-    again = telling.from_rpc_error(as_rpc_error(errors.to_status(problem), code), "embed worker")
+    again = rpc_status.from_rpc_error(as_rpc_error(errors.to_status(problem), code), "embed worker")
     if isinstance(problem, errors.Unauthenticated):  # our credentials, not the caller's
         assert isinstance(again, errors.Internal)
     elif isinstance(problem, errors.UpstreamUnavailable):
@@ -114,7 +114,7 @@ def test_an_upstreams_status_is_told_again(problem, code, reason, pushback) -> N
 )
 def test_text_from_within_grpc_is_not_told(code, kind) -> None:
     inner = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "ipv4:10.0.0.7:50051: refused")
-    problem = telling.from_rpc_error(inner, "embed worker")
+    problem = rpc_status.from_rpc_error(inner, "embed worker")
     assert isinstance(problem, kind)
     assert "10.0.0.7" not in str(errors.to_status(problem))
 
@@ -123,20 +123,20 @@ def test_the_incident_is_logged_without_the_exceptions_text(caplog) -> None:
     try:
         raise ValueError("the caller's secret text")
     except ValueError as error:
-        problem = telling.caught(error)
+        problem = rpc_status.to_problem(error)
     assert isinstance(problem, errors.Internal)
     assert problem.incident in caplog.text
     assert "ValueError" in caplog.text
     assert "test_errors.py" in caplog.text
     assert "secret text" not in caplog.text.replace('raise ValueError("the caller\'s secret text")', "")
-    assert telling.caught(problem) is problem
+    assert rpc_status.to_problem(problem) is problem
     assert len(caplog.records) == 1
 
 
 def test_exceptions_that_name_each_other_as_cause_are_logged_once(caplog) -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
-    telling.caught(first)
+    rpc_status.to_problem(first)
     assert caplog.text.count("ValueError") == caplog.text.count("KeyError") == 1
 
 

@@ -5,7 +5,16 @@ import pytest
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from services.runtime.settings import Listen, OptionalListen, ProcessSettings, Target, Token, load, log_settings, told
+from services.runtime.settings import (
+    Listen,
+    OptionalListen,
+    ProcessSettings,
+    Target,
+    Token,
+    load,
+    log_settings,
+    redacted,
+)
 
 
 class Settings(ProcessSettings):
@@ -125,7 +134,7 @@ def test_what_is_told_holds_no_secret(monkeypatch, caplog) -> None:
     monkeypatch.setenv("SAMPLE_TOKEN", "hush")
     monkeypatch.setenv("SAMPLE_REDIS_URL", "redis://me:hush@host:6379/0")
     settings = load(Settings)
-    values = told(settings)
+    values = redacted(settings)
     assert values["SAMPLE_TOKEN"] == "***"
     assert values["SAMPLE_REDIS_URL"] == "redis://***@host:6379/0"
     with caplog.at_level(logging.INFO):
@@ -147,7 +156,7 @@ def test_what_is_told_holds_no_secret(monkeypatch, caplog) -> None:
 )
 def test_urls_are_told_without_what_may_be_a_secret(monkeypatch, url, shown) -> None:
     monkeypatch.setenv("SAMPLE_REDIS_URL", url)
-    assert told(load(Settings))["SAMPLE_REDIS_URL"] == shown
+    assert redacted(load(Settings))["SAMPLE_REDIS_URL"] == shown
 
 
 def test_every_setting_is_described() -> None:

@@ -1,0 +1,62 @@
+"""What the gateway reports: its counters, and the spans of its stages. Texts are never recorded."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry.trace import Span
+
+from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
+
+Attributes = Mapping[str, str | int | float | bool]
+
+
+class GatewayMetrics:
+    """One of these per process. `kind` is the answer's: "embed" or "rerank"."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._tracer = telemetry.tracer
+        self._hits: Counter[str] = Counter()  # by kind
+        self._misses: Counter[str] = Counter()
+        telemetry.totals(names.CACHE_HITS, lambda: _by_kind(self._hits))
+        telemetry.totals(names.CACHE_MISSES, lambda: _by_kind(self._misses))
+        self._errors = telemetry.counter(names.CACHE_ERRORS)
+        self._degraded = telemetry.counter(names.DEGRADED_ANSWERS)
+
+    @contextmanager
+    def span(self, name: str, attributes: Attributes | None = None) -> Iterator[Span]:
+        """A child span of the current one. An exception marks it as failed by its type, without its text."""
+        with self._tracer.start_as_current_span(
+            name, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield span
+            except BaseException as error:
+                span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+                raise
+
+    def cache_used(self, kind: str, hits: int, misses: int) -> None:
+        """Items of one call that a cache had, and that none had."""
+        if hits:
+            self._hits[kind] += hits
+        if misses:
+            self._misses[kind] += misses
+
+    def cache_error(self, operation: str, kind: str) -> None:
+        """A cache call that failed: `operation` is "read" or "write"."""
+        self._errors.add(1, {names.DB_OPERATION: operation, names.ERROR_TYPE: kind})
+
+    def degraded(self, stage: str, reason: str) -> None:
+        """An answer that fell short in `stage`."""
+        self._degraded.add(
+            1,
+            {
+                names.STAGE: names.listed(names.DegradedStage, stage),
+                names.SHED_REASON: names.listed(names.DegradedReason, reason),
+            },
+        )
+
+
+def _by_kind(items: Counter[str]) -> list[tuple[float, Mapping[str, str]]]:
+    return [(count, {names.KIND: kind}) for kind, count in list(items.items())]

@@ -1,0 +1,89 @@
+"""A checkpoint's tensors in the layout the forward pass wants."""
+
+from dataclasses import dataclass
+
+import torch
+
+from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.layers.linear import Linear, LinearFormat
+from services.engine.models.qwen3.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer. Query and key heads are normalised and rotated together: one weight [heads + kv_heads, D]."""
+
+    projections: tuple[Linear, ...]  # (qkv,); in the last layer (q, kv), since few rows need a query there
+    qk_norm: torch.Tensor
+    o: Linear
+    mlp_norm: torch.Tensor  # before the feed-forward part
+    gate_up: Linear
+    down: Linear
+    next_norm: torch.Tensor  # before the next layer; after the last one, the final norm
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A whole model."""
+
+    embedding: torch.Tensor  # [vocabulary, hidden], as stored: rows are looked up, then widened
+    first_norm: torch.Tensor
+    layers: tuple[Layer, ...]
+    rotation: torch.Tensor  # [max_tokens, 1, D/2, 2] fp32: cos and sin by position
+
+
+def read(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, linear: LinearFormat, max_tokens: int
+) -> Weights:
+    """Reads every tensor once. Raises CheckpointError for what is missing, misshapen or all zero, by name."""
+    c = checkpoint.config
+    heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+
+    def vector(name: str, size: int) -> torch.Tensor:
+        return checkpoint.tensor(name, (size,)).to(device, dtype)
+
+    def layer(index: int) -> Layer:
+        at = f"layers.{index}."
+        last = index == c.num_hidden_layers - 1
+
+        def weight(name: str, rows: int, columns: int) -> torch.Tensor:
+            return checkpoint.tensor(f"{at}{name}_proj.weight", (rows, columns))
+
+        q = interleave(weight("self_attn.q", heads, c.hidden_size), c.head_dim)
+        k = interleave(weight("self_attn.k", kv_heads, c.hidden_size), c.head_dim)
+        v = weight("self_attn.v", kv_heads, c.hidden_size)
+        q_norm = interleave(vector(f"{at}self_attn.q_norm.weight", c.head_dim), c.head_dim)
+        k_norm = interleave(vector(f"{at}self_attn.k_norm.weight", c.head_dim), c.head_dim)
+        gate, up = (weight(f"mlp.{name}", c.intermediate_size, c.hidden_size) for name in ("gate", "up"))
+        return Layer(
+            projections=tuple(map(linear, (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),))),
+            qk_norm=torch.cat([q_norm.expand(c.num_attention_heads, -1), k_norm.expand(c.num_key_value_heads, -1)]),
+            o=linear(weight("self_attn.o", c.hidden_size, heads)),
+            mlp_norm=vector(f"{at}post_attention_layernorm.weight", c.hidden_size),
+            gate_up=linear(torch.cat([gate, up])),
+            down=linear(weight("mlp.down", c.hidden_size, c.intermediate_size)),
+            next_norm=vector("norm.weight" if last else f"layers.{index + 1}.input_layernorm.weight", c.hidden_size),
+        )
+
+    return Weights(
+        embedding=checkpoint.tensor("embed_tokens.weight", (c.vocab_size, c.hidden_size)).to(device),
+        first_norm=vector("layers.0.input_layernorm.weight", c.hidden_size),
+        layers=tuple(layer(i) for i in range(c.num_hidden_layers)),
+        rotation=rotation_table(c, max_tokens).to(device),
+    )
+
+
+def rotation_table(config: ModelConfig, length: int) -> torch.Tensor:
+    """RoPE (arXiv 2104.09864): cos and sin of position · theta^(-2j/D), fp32 `[length, 1, D/2, 2]`."""
+    # In fp32, as the reference does: at position 30,000 an angle rounded otherwise is off by a thousandth.
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), 1.0 / config.rope_theta**exponents)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).unsqueeze(1)
+
+
+def interleave(x: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Reorders each head's rows from (re 0…D/2, im 0…D/2) to (re, im) pairs, so that RoPE is a complex product.
+
+    Queries and keys are reordered alike, which leaves their dot products as they were.
+    """
+    return x.view(-1, 2, head_dim // 2, *x.shape[1:]).transpose(1, 2).flatten(0, 2)
