@@ -19,7 +19,8 @@ from bench import report
 from bench.report import WINNOW, Report, Row, table_of
 from deploy.local.process import Process
 from deploy.local.redis import NEEDED, find_redis_server
-from gateway.index.catalogue import Catalogue, Collection, ModelRef, Quantization
+from gateway.index.catalogue import Catalogue
+from gateway.index.collection import Collection, ModelRef, Quantization
 from gateway.index.documents import Digest, Document
 from gateway.index.store import Store, StoreSettings, Write
 from gateway.redis.client import RedisClient

@@ -1,27 +1,23 @@
 """RetrievalService: wire → pipeline, upserter and index → wire."""
 
 import asyncio
-import base64
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry import trace
 
+from gateway.api import convert
 from gateway.api.validation import MAX_PAGE, MAX_SHARDS, id_, name, pending_document, search_job
-from gateway.errors import document_lost
-from gateway.index.catalogue import Collection, ModelRef, Quantization
-from gateway.index.documents import Document, Outcome
+from gateway.index.collection import Collection, ModelRef
 from gateway.index.errors import no_redis
 from gateway.index.index import Index
-from gateway.index.upsert import PendingDocument, Upserter, UpsertResult
+from gateway.index.upsert import PendingDocument, Upserter
 from gateway.models.embedder import Embedder
 from gateway.search.pipeline import Pipeline
-from gateway.search.types import Hit, SearchJob, Stage
 from services.runtime import deadline
-from services.runtime.errors import NotFound, NotReady, to_status
+from services.runtime.errors import NotFound, NotReady
 from services.runtime.streams import fitting, until
 from services.runtime.telemetry import names
 from services.runtime.validation import Check
@@ -32,28 +28,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 _DEFAULT_PAGE = 100
-
-_STAGE = {
-    Stage.EMBED: retrieval_pb2.STAGE_EMBED,
-    Stage.RETRIEVE: retrieval_pb2.STAGE_RETRIEVE,
-    Stage.RERANK: retrieval_pb2.STAGE_RERANK,
-}
-_OUTCOME = {
-    Outcome.CREATED: retrieval_pb2.UPSERT_OUTCOME_CREATED,
-    Outcome.UPDATED: retrieval_pb2.UPSERT_OUTCOME_UPDATED,
-    Outcome.UNCHANGED: retrieval_pb2.UPSERT_OUTCOME_UNCHANGED,
-}
-_QUANTIZATION = {
-    retrieval_pb2.QUANTIZATION_UNSPECIFIED: Quantization.INT8,
-    retrieval_pb2.QUANTIZATION_INT8: Quantization.INT8,
-    retrieval_pb2.QUANTIZATION_NONE: Quantization.NONE,
-    retrieval_pb2.QUANTIZATION_BINARY: Quantization.BINARY,
-}
-_WIRE_QUANTIZATION = {
-    Quantization.INT8: retrieval_pb2.QUANTIZATION_INT8,
-    Quantization.NONE: retrieval_pb2.QUANTIZATION_NONE,
-    Quantization.BINARY: retrieval_pb2.QUANTIZATION_BINARY,
-}
 
 
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
@@ -94,10 +68,10 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             }
         )
         return retrieval_pb2.SearchResponse(
-            hits=[_hit(job, hit) for hit in found.hits],
+            hits=[convert.hit(job, hit) for hit in found.hits],
             degraded=bool(found.degradations),
             degradations=[
-                retrieval_pb2.Degradation(stage=_STAGE[one.stage], reason=one.reason, message=one.message)
+                retrieval_pb2.Degradation(stage=convert.STAGE[one.stage], reason=one.reason, message=one.message)
                 for one in found.degradations
             ],
             timings=retrieval_pb2.SearchTimings(
@@ -142,7 +116,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         async with aclosing(upserter.upsert(collection, messages())) as answers:
             async for results in answers:
-                for part in fitting([_upserted(result) for result in results], self._limits.max_message_bytes):
+                for part in fitting(
+                    [convert.upsert_result(result) for result in results], self._limits.max_message_bytes
+                ):
                     yield retrieval_pb2.UpsertDocumentsResponse(results=part)
 
     def _pending(self, request: retrieval_pb2.UpsertDocumentsRequest) -> list[PendingDocument]:
@@ -168,7 +144,9 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         """Reads documents, in the order of the ids."""
         collection = await self._collection(request.collection, request.ids)
         documents, lost = await self._index.store.get(collection, list(dict.fromkeys(request.ids)))
-        return retrieval_pb2.GetDocumentsResponse(results=[_got(wanted, documents, lost) for wanted in request.ids])
+        return retrieval_pb2.GetDocumentsResponse(
+            results=[convert.document_result(wanted, documents, lost) for wanted in request.ids]
+        )
 
     async def _collection(self, collection: str, ids: Sequence[str]) -> Collection:
         """The collection of a request on some documents."""
@@ -201,10 +179,10 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             request.name,
             ModelRef(identity.name, identity.revision, identity.fingerprint),
             dimensions,
-            _QUANTIZATION[request.quantization],
+            convert.QUANTIZATION[request.quantization],
             request.shards if request.HasField("shards") else None,
         )
-        return retrieval_pb2.CreateCollectionResponse(collection=_collection(made, [], 0))
+        return retrieval_pb2.CreateCollectionResponse(collection=convert.collection(made, [], 0))
 
     async def GetCollection(  # noqa: N802
         self, request: retrieval_pb2.GetCollectionRequest, context: Context
@@ -218,7 +196,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         for collection, aliases in await index.catalogue.listed():
             if collection.uid == wanted.uid:
                 [count] = await index.store.count([collection])
-                return retrieval_pb2.GetCollectionResponse(collection=_collection(collection, aliases, count))
+                return retrieval_pb2.GetCollectionResponse(collection=convert.collection(collection, aliases, count))
         raise NotFound("collection", request.name)
 
     async def ListCollections(  # noqa: N802
@@ -228,7 +206,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         index = self._index
         check = Check()
         check.within("page_size", request.page_size, 0, MAX_PAGE)
-        after = _page_start(request.page_token, check)
+        after = convert.page_start(request.page_token, check)
         check.done()
         size = request.page_size or _DEFAULT_PAGE
         rest = [pair for pair in await index.catalogue.listed() if pair[0].name > after]
@@ -236,10 +214,10 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         counts = await index.store.count([collection for collection, _ in page])
         return retrieval_pb2.ListCollectionsResponse(
             collections=[
-                _collection(collection, aliases, count)
+                convert.collection(collection, aliases, count)
                 for (collection, aliases), count in zip(page, counts, strict=True)
             ],
-            next_page_token=_page_token(page[-1][0].name) if len(rest) > size else "",
+            next_page_token=convert.page_token(page[-1][0].name) if len(rest) > size else "",
         )
 
     async def DeleteCollection(  # noqa: N802
@@ -275,67 +253,3 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         check.done()
         await index.catalogue.delete_alias(request.alias)
         return retrieval_pb2.DeleteAliasResponse()
-
-
-def _hit(job: SearchJob, hit: Hit) -> retrieval_pb2.SearchHit:
-    candidate, reranked = hit.candidate, hit.reranked
-    return retrieval_pb2.SearchHit(
-        id=candidate.document.id,
-        score=hit.score,
-        retrieval_score=candidate.cosine,
-        retrieval_rank=candidate.rank,
-        rerank_score=reranked.score if reranked else None,
-        rerank_logit=reranked.logit if reranked else None,
-        text=candidate.document.text if job.text else None,
-        metadata_json=candidate.document.metadata if job.metadata else None,
-    )
-
-
-def _upserted(result: UpsertResult) -> retrieval_pb2.UpsertResult:
-    return retrieval_pb2.UpsertResult(
-        id=result.id,
-        outcome=_OUTCOME[result.outcome] if result.outcome else retrieval_pb2.UPSERT_OUTCOME_UNSPECIFIED,
-        error=result.error,
-        truncated=result.truncated,
-    )
-
-
-def _got(wanted: str, documents: Mapping[str, Document], lost: Set[str]) -> retrieval_pb2.GetDocumentResult:
-    document = documents.get(wanted)
-    if document is None:
-        problem = document_lost(wanted) if wanted in lost else NotFound("document", wanted)
-        return retrieval_pb2.GetDocumentResult(error=to_status(problem))
-    wire = retrieval_pb2.Document(id=document.id, text=document.text, metadata_json=document.metadata)
-    return retrieval_pb2.GetDocumentResult(document=wire)
-
-
-def _collection(collection: Collection, aliases: Sequence[str], count: int) -> retrieval_pb2.Collection:
-    created = Timestamp()
-    created.FromNanoseconds(collection.created_ns)
-    return retrieval_pb2.Collection(
-        name=collection.name,
-        model=common_pb2.ModelIdentity(
-            name=collection.model.name,
-            revision=collection.model.revision,
-            fingerprint=collection.model.fingerprint,
-        ),
-        dimensions=collection.dimensions,
-        quantization=_WIRE_QUANTIZATION[collection.quantization],
-        shards=len(collection.tags),
-        document_count=count,
-        create_time=created,
-        aliases=aliases,
-    )
-
-
-def _page_token(last: str) -> str:
-    return base64.urlsafe_b64encode(last.encode()).decode()
-
-
-def _page_start(token: str, check: Check) -> str:
-    """The name after which the page begins."""
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:  # of three kinds: not ASCII, not base64, not UTF-8
-        check.wrong("page_token", "is not one that ListCollections gave")
-        return ""

@@ -1,8 +1,8 @@
 """Which collections there are, what each was built with, and the aliases that point at them.
 
 All of it lies under one hash tag, so that creating, removing and switching are atomic. Keys of a collection are made
-before its name and removed after it; the trash remembers them until that is done, whoever dies in between. How a change
-bears being sent twice, or late, stands in `scripts`.
+before its name and removed after it; the trash remembers them until that is done, whoever dies in between. `lua` says
+what becomes of a change that is sent twice, or late.
 """
 
 import itertools
@@ -10,14 +10,11 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from enum import Enum
+from collections.abc import Sequence
 
 from gateway.index import lua
-from gateway.index.documents import OPERATION_BYTES
-from gateway.index.errors import index_problem
+from gateway.index.collection import Collection, ModelRef, Quantization, new_operation, shard_keys
+from gateway.index.errors import index_problem, redis_errors
 from gateway.index.filters import Filter, FilterError, translate
 from gateway.redis.client import Command, RedisClient, Unreachable
 from services.runtime.errors import AlreadyExists, InvalidField, NotFound, Problem, UpstreamUnavailable
@@ -27,93 +24,16 @@ _ALIASES = "winnow:i:{catalogue}:aliases"
 _TRASH = "winnow:i:{catalogue}:trash"
 _ALIASES_VERSION = "winnow:i:{catalogue}:aliases-version"  # the last operation that changed one
 _PROBE = "winnow:i:{catalogue}:probe"
-_SHARD_PARTS = "cvthd"
 _SHARDS_PER_MASTER = 3
 # Of a node of the graph to others (M); on its lowest level twice as many. Twice Redis' default: searches find as much
 # with less than half the EF.
-_LINKS, _LINKS_ONCE = 32, 16
+_LINKS = 32
 _SPREAD_TRIES = 10_000
 # A creation that takes longer than this begins again: its keys may have been removed.
 _CREATION_S = 60
 _TRIES = 5
 
 log = logging.getLogger("winnow.index")
-
-
-class Quantization(Enum):
-    """How a collection keeps its vectors; the value is what VADD calls it."""
-
-    INT8 = "Q8"
-    NONE = "NOQUANT"
-    BINARY = "BIN"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRef:
-    """The embedding model of a collection."""
-
-    name: str
-    revision: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """What is known of a collection. `tags` are the hash tags of its shards, `links` the M of their graphs."""
-
-    name: str
-    uid: str
-    model: ModelRef
-    dimensions: int
-    quantization: Quantization
-    tags: tuple[str, ...]
-    links: int
-    created_ns: int
-
-    def pack(self) -> str:
-        """As JSON, without the name."""
-        fields = asdict(self)
-        del fields["name"]
-        return json.dumps({**fields, "quantization": self.quantization.value})
-
-    @classmethod
-    def unpack(cls, name: str, packed: bytes) -> "Collection":
-        """From JSON."""
-        fields = json.loads(packed)
-        return cls(
-            name,
-            fields["uid"],
-            ModelRef(**fields["model"]),
-            fields["dimensions"],
-            Quantization(fields["quantization"]),
-            tuple(fields["tags"]),
-            fields.get("links", _LINKS_ONCE),
-            fields["created_ns"],
-        )
-
-
-def shard_key(tag: str, part: str) -> str:
-    """A key of a shard: part "c", "v", "t", "h" or "d"."""
-    return f"winnow:i:{{{tag}}}:{part}"
-
-
-def shard_keys(tag: str) -> list[str]:
-    """All keys of a shard, as scripts take them."""
-    return [shard_key(tag, part) for part in _SHARD_PARTS]
-
-
-def new_operation() -> bytes:
-    """A random id for one change."""
-    return secrets.token_bytes(OPERATION_BYTES)
-
-
-@contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turns what Redis fails with into a Problem."""
-    try:
-        yield
-    except Unreachable as error:
-        raise index_problem(error) from error
 
 
 class Catalogue:
@@ -313,7 +233,8 @@ async def _still(client: RedisClient, collection: Collection) -> None:
 
 
 async def _mark(client: RedisClient, uid: str, tags: Sequence[str]) -> None:
-    await _all(client, [("EVAL", lua.MARK, len(_SHARD_PARTS), *shard_keys(tag), uid) for tag in tags])
+    keys = [shard_keys(tag) for tag in tags]
+    await _all(client, [("EVAL", lua.MARK, len(shard), *shard, uid) for shard in keys])
 
 
 async def _drop(client: RedisClient, uid: str, tags: Sequence[str]) -> None:

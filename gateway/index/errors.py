@@ -1,8 +1,15 @@
-"""What a failure of the index's Redis means for the caller."""
+"""Failures of the index, and what those of its Redis mean for the caller."""
 
-from gateway.redis.client import NotReplicatedError, QueueTimeoutError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from gateway.index.collection import Collection
+from gateway.redis.client import NotReplicatedError, QueueTimeoutError, Unreachable
 from gateway.redis.faults import Fault, fault_of
 from services.runtime.errors import PoolSaturated, Precondition, Problem, UpstreamUnavailable
+from winnow.common.v1 import common_pb2
 
 _LOCKED = "does not let this gateway in. The operator finds the cause in the gateway's log"
 _DESCRIPTIONS = {
@@ -45,7 +52,7 @@ def no_vector_sets() -> Problem:
 
 
 def index_problem(error: Exception) -> Problem:
-    """One of `redis_client.Unreachable`, ResponseError included, for our caller; Redis' own words stay out of it."""
+    """One of `redis.client.Unreachable`, ResponseError included, for our caller; Redis' own words stay out of it."""
     if isinstance(error, QueueTimeoutError):
         return PoolSaturated(1.0, "Too much is asked of the index at once")
     if isinstance(error, NotReplicatedError):
@@ -54,3 +61,38 @@ def index_problem(error: Exception) -> Problem:
     if fault is Fault.UNKNOWN_COMMAND:
         return no_vector_sets()
     return UpstreamUnavailable("index", _DESCRIPTIONS.get(fault, "cannot be reached"))
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turns what Redis fails with into a Problem."""
+    try:
+        yield
+    except Unreachable as error:
+        raise index_problem(error) from error
+
+
+def wrong_model(collection: Collection, serving: common_pb2.ModelIdentity) -> Problem:
+    """The collection was built with another model than the one that is served."""
+    return Precondition(
+        "MODEL_MISMATCH",
+        f'Collection "{collection.name}" was built with {collection.model.name} ({collection.model.fingerprint}), but '
+        f"{serving.name} ({serving.fingerprint}) is served. Upsert its documents into a new collection and point an "
+        "alias at that one, or serve the old model.",
+        metadata={
+            "collection": collection.name,
+            "built_with": collection.model.fingerprint,
+            "serving": serving.fingerprint,
+        },
+    )
+
+
+class _DataLoss(Problem):
+    code, reason = grpc.StatusCode.DATA_LOSS, "DOCUMENT_LOST"
+
+
+def document_lost(id_: str) -> Problem:
+    """Parts of a document are gone from the index, or it may be one of those that are gone altogether."""
+    return _DataLoss(
+        f'Document "{id_}" is not whole in the index, or may be among documents that it has lost. Upsert it again.'
+    )

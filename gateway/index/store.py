@@ -11,17 +11,10 @@ from itertools import chain
 from redis.exceptions import ResponseError
 
 from gateway.index import lua
-from gateway.index.catalogue import (
-    Collection,
-    Quantization,
-    new_operation,
-    redis_errors,
-    restore,
-    shard_key,
-    shard_keys,
-)
+from gateway.index.catalogue import restore
+from gateway.index.collection import Collection, Quantization, new_operation, shard_key, shard_keys
 from gateway.index.documents import Digest, Document, Outcome
-from gateway.index.errors import index_problem
+from gateway.index.errors import index_problem, redis_errors
 from gateway.index.filters import Filter, attributes
 from gateway.redis.client import Command, QueueTimeoutError, RedisClient, Unreachable
 from services.api.vectors import F32

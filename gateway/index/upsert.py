@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from google.rpc import status_pb2
 
-from gateway.errors import wrong_model
-from gateway.index.catalogue import Collection
+from gateway.index.collection import Collection
 from gateway.index.documents import Digest, Document, Outcome
+from gateway.index.errors import wrong_model
 from gateway.index.store import ChangedMeanwhileError, Known, Store, Write
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder

@@ -10,9 +10,9 @@ import grpc
 import numpy as np
 from opentelemetry.trace import Span
 
-from gateway.errors import as_problem, wrong_model
+from gateway.errors import as_problem
 from gateway.index.documents import Document
-from gateway.index.errors import no_redis
+from gateway.index.errors import no_redis, wrong_model
 from gateway.index.index import Index
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder, vectors

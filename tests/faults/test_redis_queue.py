@@ -7,7 +7,8 @@ import grpc
 import numpy as np
 import pytest
 
-from gateway.index.catalogue import Catalogue, ModelRef, Quantization
+from gateway.index.catalogue import Catalogue
+from gateway.index.collection import ModelRef, Quantization
 from gateway.index.store import Store, StoreSettings
 from gateway.redis.client import QueueTimeoutError, RedisClient, Unreachable
 from services.runtime.errors import Problem

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.index.catalogue import Catalogue, Collection, ModelRef, Quantization
+from gateway.index.catalogue import Catalogue
+from gateway.index.collection import Collection, ModelRef, Quantization
 from gateway.index.documents import Digest, Document
 from gateway.index.store import Known, Store, StoreSettings, Write
 from gateway.redis.client import RedisClient
