@@ -9,13 +9,13 @@ from gateway.index.collection import Collection, Quantization
 from gateway.index.documents import Document, Outcome
 from gateway.index.errors import document_lost
 from gateway.index.upsert import UpsertResult
-from gateway.search.types import Hit, SearchJob, Stage
+from gateway.search.types import Hit, SearchJob, SearchResult, Stage
 from services.runtime.errors import NotFound, to_status
 from services.runtime.validation import Check
 from winnow.common.v1 import common_pb2
 from winnow.retrieval.v1 import retrieval_pb2
 
-STAGE = {
+_STAGE = {
     Stage.EMBED: retrieval_pb2.STAGE_EMBED,
     Stage.RETRIEVE: retrieval_pb2.STAGE_RETRIEVE,
     Stage.RERANK: retrieval_pb2.STAGE_RERANK,
@@ -38,8 +38,31 @@ _WIRE_QUANTIZATION = {
 }
 
 
-def hit(job: SearchJob, found: Hit) -> retrieval_pb2.SearchHit:
-    """A hit, without what the search did not ask for."""
+def search_response(job: SearchJob, found: SearchResult) -> retrieval_pb2.SearchResponse:
+    """The answer to a search."""
+    first, second = found.first, found.second
+    return retrieval_pb2.SearchResponse(
+        hits=[_hit(job, hit) for hit in found.hits],
+        degraded=bool(found.degradations),
+        degradations=[
+            retrieval_pb2.Degradation(stage=_STAGE[one.stage], reason=one.reason, message=one.message)
+            for one in found.degradations
+        ],
+        timings=retrieval_pb2.SearchTimings(
+            total_ms=found.total_ms,
+            embed_ms=first.embed_ms,
+            retrieve_ms=first.retrieve_ms,
+            rerank_ms=second.rerank_ms,
+        ),
+        embed_model=first.model,
+        rerank_model=second.model,
+        embed_usage=first.usage,
+        rerank_usage=second.usage,
+        retrieval_weight=second.retrieval_weight,
+    )
+
+
+def _hit(job: SearchJob, found: Hit) -> retrieval_pb2.SearchHit:
     candidate, reranked = found.candidate, found.reranked
     return retrieval_pb2.SearchHit(
         id=candidate.document.id,

@@ -67,25 +67,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
                 names.DEGRADED: bool(found.degradations),
             }
         )
-        return retrieval_pb2.SearchResponse(
-            hits=[convert.hit(job, hit) for hit in found.hits],
-            degraded=bool(found.degradations),
-            degradations=[
-                retrieval_pb2.Degradation(stage=convert.STAGE[one.stage], reason=one.reason, message=one.message)
-                for one in found.degradations
-            ],
-            timings=retrieval_pb2.SearchTimings(
-                total_ms=found.total_ms,
-                embed_ms=found.embed_ms,
-                retrieve_ms=found.retrieve_ms,
-                rerank_ms=found.rerank_ms,
-            ),
-            embed_model=found.embed_model,
-            rerank_model=found.rerank_model,
-            embed_usage=found.embed_usage,
-            rerank_usage=found.rerank_usage,
-            retrieval_weight=found.retrieval_weight,
-        )
+        return convert.search_response(job, found)
 
     async def UpsertDocuments(  # noqa: N802
         self, request_iterator: AsyncIterator[retrieval_pb2.UpsertDocumentsRequest], context: Context

@@ -1,7 +1,7 @@
 """A search, what it found, and how it came about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from gateway.index.documents import Document
@@ -71,18 +71,40 @@ class Hit:
     reranked: ScoredDocument | None
 
 
-@dataclass(slots=True)
-class SearchResult:
-    """The answer, and how it came about."""
+@dataclass(frozen=True, slots=True)
+class FirstStage:
+    """Candidates, best first. `model` is None if nothing was embedded: then their order says nothing."""
 
-    hits: Sequence[Hit] = ()
-    degradations: list[Degradation] = field(default_factory=list)
-    embed_model: common_pb2.ModelIdentity | None = None
-    rerank_model: common_pb2.ModelIdentity | None = None
-    embed_usage: common_pb2.Usage | None = None
-    rerank_usage: common_pb2.Usage | None = None
-    retrieval_weight: float = 1.0
-    total_ms: float = 0.0
+    candidates: Sequence[Candidate]
+    degradations: Sequence[Degradation] = ()
+    model: common_pb2.ModelIdentity | None = None
+    usage: common_pb2.Usage | None = None
     embed_ms: float = 0.0
     retrieve_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SecondStage:
+    """A score for each candidate, None for those without. `retrieval_weight`: the first stage's share of the blend."""
+
+    scores: Sequence[ScoredDocument | None]
+    retrieval_weight: float = 1.0
+    degradations: Sequence[Degradation] = ()
+    model: common_pb2.ModelIdentity | None = None
+    usage: common_pb2.Usage | None = None
     rerank_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The hits, best first, and how they came about."""
+
+    hits: Sequence[Hit]
+    first: FirstStage
+    second: SecondStage
+    total_ms: float
+
+    @property
+    def degradations(self) -> Sequence[Degradation]:
+        """Of both stages."""
+        return [*self.first.degradations, *self.second.degradations]

@@ -7,13 +7,7 @@ import time
 import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from gateway.cache.codec import CachedScore
-from gateway.index.documents import Document
-from gateway.search.pipeline import _cut
-from gateway.search.types import Candidate, Policy, SearchJob, SearchResult
 from services.api.vectors import decode
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
 from tests.support.gateway import running
@@ -227,26 +221,6 @@ async def test_where_the_weight_comes_from():
         assert (await gateway.retrieval.Search(inline())).retrieval_weight == 0.75
     async with running() as gateway:
         assert (await gateway.retrieval.Search(inline())).retrieval_weight == 0
-
-
-@settings(suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(st.tuples(st.floats(-1, 1), st.none() | st.floats(-60, 60)), max_size=12),
-    st.floats(0, 1), st.integers(1, 12), st.none() | st.floats(-1, 1),
-)  # fmt: skip
-def test_the_cut_is_sorted_by_score_then_rank(pairs, weight, top_n, least):
-    pairs.sort(key=lambda pair: -pair[0])
-    candidates = [Candidate(Document(str(n), ""), cosine, n + 1) for n, (cosine, _) in enumerate(pairs)]
-    scores = [None if logit is None else CachedScore(logit, 1, False) for _, logit in pairs]
-    job = SearchJob("q", None, "", [], None, 50, top_n, Policy.BEST_EFFORT, weight, least, True, True, 1)
-    hits = _cut(job, candidates, scores, SearchResult(retrieval_weight=weight))
-    assert len(hits) <= top_n
-    order = [(-hit.score, hit.candidate.rank) for hit in hits]
-    assert order == sorted(order)
-    for hit in hits:
-        probability = hit.reranked.score if hit.reranked else 0.0
-        assert hit.score == weight * hit.candidate.cosine + (1 - weight) * probability
-        assert least is None or hit.score >= least
 
 
 async def test_min_score(redis8):
