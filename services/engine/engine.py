@@ -10,7 +10,8 @@ import torch
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.errors import EngineError, InvalidInput, ModelBroken
 from services.engine.load import Loaded, load
-from services.engine.models.qwen3.heads import Head, unit_vectors, yes_no
+from services.engine.models.base import Head, unit_vectors
+from services.engine.models.qwen3.heads import yes_no
 from services.engine.scheduler import Batch, Outcome, Scheduler
 from services.engine.text.ends import WHOLE, Pause
 from services.engine.text.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never

@@ -14,14 +14,12 @@ from services.engine import host
 from services.engine.checkpoint import compatibility
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
-from services.engine.devices.cpu import Cpu, Device
+from services.engine.devices.base import Device
+from services.engine.devices.cpu import Cpu
 from services.engine.devices.cuda import Cuda
 from services.engine.errors import CheckpointError, EngineError
-from services.engine.layers.elementwise import Elementwise, Fused, InPlace
-from services.engine.layers.linear import choose_cpu_format, dense
-from services.engine.models.qwen3.forward import Qwen3
-from services.engine.models.qwen3.heads import Head
-from services.engine.models.qwen3.weights import read
+from services.engine.models.base import Head
+from services.engine.models.registry import prepare
 from services.engine.runner import Runner
 from services.engine.scheduler import Limits
 from services.engine.text.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
@@ -43,11 +41,6 @@ _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Distance between two outputs for one text that rounding may explain; a wrong mask or position moves them much more.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-# Rows of a feed-forward layer computed at once: bounds memory for long texts, and stays in cache on the CPU.
-_MLP_ROWS = {"cpu": 1024, "cuda": 16384}
-
-# Share of the free memory that the weights may fill when they are kept in two formats.
-_ROOM = 0.5
 _WARM_UP_TOKENS = 256
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
@@ -143,17 +136,10 @@ def _build(
     max_tokens: int,
 ) -> tuple[Device, str]:
     """The model on its device, and the digest of its weights."""
-    config = checkpoint.config
-    linear = dense(device, dtype)
-    elementwise: Elementwise = Fused(config.rms_norm_eps)
-    if device.type == "cpu" and dtype == torch.float32:
-        sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * host.free_memory())
-        elementwise = InPlace(config.rms_norm_eps)
+    build = prepare(checkpoint, device, dtype)
     with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
         digest = beside.submit(checkpoint.digest)
-        weights = read(checkpoint, device, dtype, linear, max_tokens)
-        model = Qwen3(config, weights, elementwise, dtype, _MLP_ROWS[device.type])
+        model = build(max_tokens)
         head = make_head(checkpoint, tokenizer, device)
         return Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head), digest.result()
 

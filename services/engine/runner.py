@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from services.engine.devices.cpu import Device, Finish
+from services.engine.devices.base import Device, Finish
 from services.engine.errors import EngineError, ModelBroken, NonFinite, OutOfMemory
 from services.engine.packing.packing import Packed
 from services.engine.scheduler import Batch

@@ -1,6 +1,5 @@
 """Batches on a CUDA device: nothing on the path from tokens to results waits for it."""
 
-import copy
 import functools
 import logging
 from collections.abc import Callable
@@ -9,10 +8,9 @@ import numpy as np
 import torch
 
 from services.engine.devices import cuda_graphs
-from services.engine.devices.cpu import Finish
-from services.engine.layers.elementwise import Fused
-from services.engine.models.qwen3.forward import Qwen3
-from services.engine.models.qwen3.heads import Head
+from services.engine.devices.base import Finish
+from services.engine.devices.buffer_pool import BufferPool
+from services.engine.models.base import Head, Model
 from services.engine.packing import transfer
 from services.engine.packing.packing import Packed, pack
 from services.engine.types import Ids, Vector
@@ -29,9 +27,9 @@ class Cuda:
 
     overlaps = True
 
-    def __init__(self, model: Qwen3, head: Head, device: torch.device) -> None:
+    def __init__(self, model: Model, head: Head, device: torch.device) -> None:
         self._model, self._head, self._device = model, head, device
-        self._ring = transfer.BufferPool(_SLOTS, pin=True)
+        self._buffers = BufferPool(_SLOTS, pin=True)
         self._graphs: dict[cuda_graphs.Bucket, cuda_graphs.Graph] = {}
 
     def pack(self, sequences: list[Ids]) -> Packed:
@@ -50,7 +48,7 @@ class Cuda:
         shaped = cuda_graphs.pad(packed, bucket) if bucket and graph else packed
         layout = graph.layout if graph else transfer.lay_out(shaped)
         ends = len(packed.last_rows)
-        slot = self._ring.take(layout.words, ends * self._model.config.hidden_size)
+        slot = self._buffers.take(layout.words, ends * self._model.hidden_size)
         transfer.write(shaped, layout, slot.ints.numpy())
         ints = slot.ints[: layout.words]
         if graph:
@@ -65,7 +63,7 @@ class Cuda:
         def finish() -> Vector:
             done.synchronize()
             rows: Vector = host.numpy()[packed.outputs]  # a copy
-            self._ring.give(slot)
+            self._buffers.give(slot)
             return rows
 
         return finish
@@ -76,8 +74,7 @@ class Cuda:
         The compiled model is warmed up here and swapped in whole, so no request ever waits for the compiler.
         """
         try:
-            compiled = copy.copy(self._model)
-            compiled.elementwise = Fused(self._model.config.rms_norm_eps, compiled=True)
+            compiled = self._model.compiled()
             # One row and many, of all and of last ones: what the compiler specialises on.
             text = np.arange(32, dtype=np.int32)
             for batch in ([text[:1]], [text], [text, text + 1]):

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from services.engine.models.qwen3.forward import Qwen3
-from services.engine.models.qwen3.heads import Head
+from services.engine.models.base import Head, Model
 from services.engine.packing import transfer
 from services.engine.packing.packing import Packed, pack
 from services.engine.types import Ids
@@ -63,7 +62,7 @@ def _extend(array: Ids, length: int, value: int) -> Ids:
 class Graph:
     """The whole forward pass for one bucket, captured. Belongs to the model's thread."""
 
-    def __init__(self, bucket: Bucket, model: Qwen3, head: Head, device: torch.device, pool: object) -> None:
+    def __init__(self, bucket: Bucket, model: Model, head: Head, device: torch.device, pool: object) -> None:
         example = pad(pack([np.zeros(1, np.int32)]), bucket)
         self.layout = transfer.lay_out(example)
         self.ints = torch.zeros(self.layout.words, dtype=torch.int32, device=device)

@@ -15,8 +15,8 @@ from services.engine.devices.cpu import Cpu
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.layers.elementwise import Elementwise, InPlace
 from services.engine.layers.linear import LinearFormat, fp32
+from services.engine.models.base import Head, unit_vectors
 from services.engine.models.qwen3.forward import Qwen3
-from services.engine.models.qwen3.heads import Head, unit_vectors
 from services.engine.models.qwen3.weights import read
 from services.engine.types import EngineSettings
 from tests.support.checkpoints import save

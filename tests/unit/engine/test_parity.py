@@ -15,7 +15,8 @@ from services.engine.devices.cuda_graphs import bucket_for, pad
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.layers.elementwise import Fused
 from services.engine.layers.linear import dense, packed_fp16
-from services.engine.models.qwen3.heads import unit_vectors, yes_no
+from services.engine.models.base import unit_vectors
+from services.engine.models.qwen3.heads import yes_no
 from services.engine.packing.packing import Packed, pack
 from services.engine.packing.transfer import lay_out, read, write
 from services.engine.text.prompts import RerankPrompts

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.engine.devices.cpu import Finish
+from services.engine.devices.base import Finish
 from services.engine.errors import ModelBroken, NonFinite, OutOfMemory
 from services.engine.packing.packing import Packed, pack
 from services.engine.runner import Runner

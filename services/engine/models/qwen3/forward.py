@@ -4,25 +4,16 @@ Source: arXiv 2505.09388 and transformers' `modeling_qwen3.py`: a pre-norm decod
 RMSNorm on every query and key head before RoPE, and a SiLU-gated feed-forward part.
 """
 
-from dataclasses import dataclass
+import copy
+from typing import Self
 
 import torch
 
 from services.engine.layers.attention import Attention
-from services.engine.layers.elementwise import Elementwise
+from services.engine.layers.elementwise import Elementwise, Fused
+from services.engine.models.base import ModelInput
 from services.engine.models.qwen3.config import ModelConfig
-from services.engine.models.qwen3.weights import Layer, Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What the forward pass reads. T rows, E of them last tokens."""
-
-    ids: torch.Tensor  # [T] int
-    positions: torch.Tensor  # [T] int
-    last_rows: torch.Tensor  # [E] int
-    attend: Attention  # every row over the keys it may see
-    attend_last: Attention  # the last rows only
+from services.engine.models.qwen3.weights import DecoderLayer, Weights
 
 
 class Qwen3:
@@ -34,8 +25,19 @@ class Qwen3:
         self.config, self.elementwise, self.dtype = config, elementwise, dtype
         self._weights, self._mlp_rows = weights, mlp_rows
 
+    @property
+    def hidden_size(self) -> int:
+        """See Model."""
+        return self.config.hidden_size
+
+    def compiled(self) -> Self:
+        """See Model."""
+        model = copy.copy(self)
+        model.elementwise = Fused(self.config.rms_norm_eps, compiled=True)
+        return model
+
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> torch.Tensor:
+    def __call__(self, batch: ModelInput) -> torch.Tensor:
         """fp32 `[E, hidden]`: the state after the final norm at each last row."""
         weights, ops = self._weights, self.elementwise
         x = weights.embedding[batch.ids].to(self.dtype)
@@ -50,14 +52,18 @@ class Qwen3:
         x, h = ops.add_norm(x, self._feed_forward(layer, h), layer.next_norm)
         return h.float()
 
-    def _attention(self, layer: Layer, h: torch.Tensor, rotation: torch.Tensor, attend: Attention) -> torch.Tensor:
+    def _attention(
+        self, layer: DecoderLayer, h: torch.Tensor, rotation: torch.Tensor, attend: Attention
+    ) -> torch.Tensor:
         (to_qkv,) = layer.projections
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
         qk, v = self._split(to_qkv(h)).tensor_split([heads + kv_heads], dim=1)
         q, k = self.elementwise.qk_norm_rope(qk, layer.qk_norm, rotation).tensor_split([heads], dim=1)
         return layer.o(attend(q, k, v).flatten(1))
 
-    def _last_attention(self, layer: Layer, h: torch.Tensor, rotation: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _last_attention(
+        self, layer: DecoderLayer, h: torch.Tensor, rotation: torch.Tensor, batch: ModelInput
+    ) -> torch.Tensor:
         """Keys and values for every row, queries for the last rows only."""
         to_q, to_kv = layer.projections
         rows, heads = batch.last_rows, self.config.num_attention_heads
@@ -66,7 +72,7 @@ class Qwen3:
         q = self.elementwise.qk_norm_rope(self._split(to_q(h[rows])), layer.qk_norm[:heads], rotation[rows])
         return layer.o(batch.attend_last(q, k, v).flatten(1))
 
-    def _feed_forward(self, layer: Layer, h: torch.Tensor) -> torch.Tensor:
+    def _feed_forward(self, layer: DecoderLayer, h: torch.Tensor) -> torch.Tensor:
         """In slices of rows: its inner width is what takes most memory in a long text."""
         slices = [layer.down(self.elementwise.gate(layer.gate_up(part))) for part in torch.split(h, self._mlp_rows)]
         return slices[0] if len(slices) == 1 else torch.cat(slices)

@@ -1,20 +1,10 @@
-"""From the last token's hidden state to the answer."""
-
-from collections.abc import Callable
+"""The reranker's head: from the last token's hidden state to a logit."""
 
 import torch
-import torch.nn.functional as F
 
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.errors import CheckpointError
-
-Head = Callable[[torch.Tensor], torch.Tensor]
-"""`fp32 [E, hidden] -> fp32 [E, width]`."""
-
-
-def unit_vectors(hidden: torch.Tensor) -> torch.Tensor:
-    """L2-normalised embeddings, `[E, hidden]`."""
-    return F.normalize(hidden, dim=-1)
+from services.engine.models.base import Head
 
 
 def yes_no(checkpoint: Checkpoint, yes_id: int, no_id: int, device: torch.device) -> Head:

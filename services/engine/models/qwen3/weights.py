@@ -10,7 +10,7 @@ from services.engine.models.qwen3.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DecoderLayer:
     """One decoder layer. Query and key heads are normalised and rotated together: one weight [heads + kv_heads, D]."""
 
     projections: tuple[Linear, ...]  # (qkv,); in the last layer (q, kv), since few rows need a query there
@@ -28,7 +28,7 @@ class Weights:
 
     embedding: torch.Tensor  # [vocabulary, hidden], as stored: rows are looked up, then widened
     first_norm: torch.Tensor
-    layers: tuple[Layer, ...]
+    layers: tuple[DecoderLayer, ...]
     rotation: torch.Tensor  # [max_tokens, 1, D/2, 2] fp32: cos and sin by position
 
 
@@ -42,7 +42,7 @@ def read(
     def vector(name: str, size: int) -> torch.Tensor:
         return checkpoint.tensor(name, (size,)).to(device, dtype)
 
-    def layer(index: int) -> Layer:
+    def layer(index: int) -> DecoderLayer:
         at = f"layers.{index}."
         last = index == c.num_hidden_layers - 1
 
@@ -55,7 +55,7 @@ def read(
         q_norm = interleave(vector(f"{at}self_attn.q_norm.weight", c.head_dim), c.head_dim)
         k_norm = interleave(vector(f"{at}self_attn.k_norm.weight", c.head_dim), c.head_dim)
         gate, up = (weight(f"mlp.{name}", c.intermediate_size, c.hidden_size) for name in ("gate", "up"))
-        return Layer(
+        return DecoderLayer(
             projections=tuple(map(linear, (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),))),
             qk_norm=torch.cat([q_norm.expand(c.num_attention_heads, -1), k_norm.expand(c.num_key_value_heads, -1)]),
             o=linear(weight("self_attn.o", c.hidden_size, heads)),

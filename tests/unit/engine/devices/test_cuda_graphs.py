@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.engine.devices.buffer_pool import BufferPool
 from services.engine.devices.cuda_graphs import BUCKETS, Bucket, bucket_for, pad
 from services.engine.packing import transfer
 from services.engine.packing.packing import Packed, pack
@@ -93,17 +94,17 @@ def test_a_batch_survives_the_buffer(counts: list[int], shared: bool) -> None:
 
 
 def test_slots_are_reused_grown_and_never_shared() -> None:
-    ring = transfer.BufferPool(2, pin=False)
-    first, second, third = (ring.take(10, 10) for _ in range(3))
+    pool = BufferPool(2, pin=False)
+    first, second, third = (pool.take(10, 10) for _ in range(3))
     assert len({id(slot) for slot in (first, second, third)}) == 3
-    ring.give(first)
-    assert ring.take(10, 10) is first
-    ring.give(second)
-    large = ring.take(100_000, 10)
+    pool.give(first)
+    assert pool.take(10, 10) is first
+    pool.give(second)
+    large = pool.take(100_000, 10)
     assert large is not second
     assert len(large.ints) >= 100_000
-    ring.give(large)
-    assert ring.take(90_000, 10) is large
+    pool.give(large)
+    assert pool.take(90_000, 10) is large
 
 
 @pytest.mark.parametrize("rows", [1, 6])

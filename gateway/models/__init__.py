@@ -1,0 +1,1 @@
+"""The worker pools, and one cached model over each."""

@@ -1,0 +1,1 @@
+"""The client of Redis: connections, clusters, faults, URLs."""

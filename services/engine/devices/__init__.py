@@ -1,0 +1,1 @@
+"""How a packed batch runs on a device."""

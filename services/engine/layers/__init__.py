@@ -1,0 +1,1 @@
+"""Parts of a forward pass that families share: attention, products, elementwise kernels."""

@@ -1,0 +1,1 @@
+"""Qwen3: config, weights, forward pass and the reranker's head."""

@@ -1,0 +1,1 @@
+"""A batch as plain integers, and their way to the device."""
