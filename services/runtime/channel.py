@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ class ChannelSettings:
     """Judges the server; None: the system's roots."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    tls_server_name: str | None = None
-    """Name that the server's certificate must bear, where it is not the target's."""
     token: str | None = None
     """Bearer token sent with every call."""
     attempts: int = 3
@@ -62,7 +59,6 @@ def channel(
     settings: ChannelSettings | None = None,
     *,
     health_service: str | None = None,
-    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> grpc.aio.Channel:
     """A channel to all addresses of `target`, any gRPC target ("dns:///winnow-embed:50051").
 
@@ -87,18 +83,16 @@ def channel(
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ]
-    if settings.tls and settings.tls_server_name:
-        options.append(("grpc.ssl_target_name_override", settings.tls_server_name))
     metadata = [("authorization", f"Bearer {settings.token}")] if settings.token else []
-    chain = [*ClientTelemetry(telemetry, target, metadata).interceptors(), *interceptors]
+    interceptors = ClientTelemetry(telemetry, target, metadata).interceptors()
     if not settings.tls:
-        return grpc.aio.insecure_channel(target, options, interceptors=chain)
+        return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
     names = ("tls_ca", "tls_cert", "tls_key")
     paths = {name: path for name in names if (path := getattr(settings, name)) is not None}
 
     def secure(contents: tuple[bytes, ...]) -> grpc.aio.Channel:
         credentials = channel_credentials(**dict(zip(paths, contents, strict=True)))
-        return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)
+        return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
 
     if not paths:
         return secure(())

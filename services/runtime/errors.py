@@ -131,27 +131,6 @@ class PoolSaturated(_Busy):
         return -1
 
 
-class QuotaExceeded(Problem):
-    """The caller used up what it may."""
-
-    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"
-
-    def __init__(self, subject: str, description: str) -> None:
-        super().__init__(description)
-        self.subject = subject
-
-    @property
-    def pushback_ms(self) -> int | None:
-        """Never retry by policy."""
-        return -1
-
-    def details(self) -> Iterable[Message]:
-        """One QuotaFailure."""
-        failure = error_details_pb2.QuotaFailure()
-        failure.violations.add(subject=self.subject, description=self.message)
-        return (failure,)
-
-
 class DeadlineTooShort(Problem):
     """The answer cannot be ready before the caller's deadline; said before any model work."""
 

@@ -1,4 +1,4 @@
-"""The one table from the engine's errors to what a caller is errors."""
+"""The one table from the engine's errors to the Problems that a caller sees."""
 
 from __future__ import annotations
 

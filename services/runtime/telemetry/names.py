@@ -38,26 +38,21 @@ RETRIEVAL = "retrieval"
 RERANK = "rerank"
 PROVIDER = "gen_ai.provider.name"
 PROVIDER_WINNOW = "winnow"
-REQUEST_MODEL = "gen_ai.request.model"
 RESPONSE_MODEL = "gen_ai.response.model"
 DIMENSIONS = "gen_ai.embeddings.dimension.count"
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 TOP_K = "gen_ai.retrieval.top_k"
 
 # -- attributes: Redis, by the database conventions
-DB_SYSTEM = "db.system.name"
 DB_OPERATION = "db.operation.name"
-DB_BATCH_SIZE = "db.operation.batch.size"
 
 # -- attributes: our own
 INCIDENT = "winnow.incident"
 REASON = "winnow.reason"
 ITEMS = "winnow.items"
-TRUNCATED = "winnow.items.truncated"
-FAILED = "winnow.items.failed"
 RERANK_TOP_N = "winnow.rerank.top_n"
 FINGERPRINT = "winnow.model.fingerprint"
-PRIORITY = "winnow.lane"
+PRIORITY = "winnow.priority"
 BATCH_SEGMENTS = "winnow.batch.segments"
 BATCH_UNIQUE_TOKENS = "winnow.batch.tokens"
 BATCH_REQUESTED_TOKENS = "winnow.batch.requested_tokens"
@@ -78,7 +73,6 @@ class Refusal(StrEnum):
 
     REPLICA_FULL = "replica_full"
     OVERLOADED = "overloaded"
-    QUOTA_EXCEEDED = "quota_exceeded"
     DEADLINE_TOO_SHORT = "deadline_too_short"
     NOT_READY = "not_ready"
 
@@ -188,7 +182,7 @@ CACHE_ERRORS = Instrument(
     labels={DB_OPERATION: frozenset(CacheOperation), ERROR_TYPE: None},
 )  # fmt: skip
 SHED = Instrument(
-    "winnow_shed", "{call}", "Calls refused for load, deadline, quota or state, by reason",
+    "winnow_shed", "{call}", "Calls refused for load, deadline or state, by reason",
     labels={SHED_REASON: frozenset(Refusal)},
 )  # fmt: skip
 DEGRADED_ANSWERS = Instrument(

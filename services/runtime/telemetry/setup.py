@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -164,9 +164,3 @@ def _readers(registry: CollectorRegistry, listen: str | None, settings: OtelSett
     if settings.metrics_console:
         readers.append(PeriodicExportingMetricReader(ConsoleMetricExporter(out=sys.stdout)))
     return readers
-
-
-def span_context_of(context: Any = None) -> trace.SpanContext | None:
-    """The current span's context where it is sampled: what a batch span may link to."""
-    span = trace.get_current_span(context).get_span_context()
-    return span if span.is_valid and span.trace_flags.sampled else None

@@ -18,7 +18,6 @@ EACH = [
     (errors.AlreadyExists("collection", "docs"), CODES.ALREADY_EXISTS, "ALREADY_EXISTS", None),
     (errors.ReplicaFull(0.25), CODES.UNAVAILABLE, "REPLICA_FULL", "250"),
     (errors.PoolSaturated(2.0), CODES.RESOURCE_EXHAUSTED, "OVERLOADED", "-1"),
-    (errors.QuotaExceeded("client:a", "Too much."), CODES.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "-1"),
     (errors.DeadlineTooShort(), CODES.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT", None),
     (errors.NotReady("loading"), CODES.UNAVAILABLE, "NOT_READY", None),
     (errors.UpstreamUnavailable("embed worker"), CODES.UNAVAILABLE, "UPSTREAM_UNAVAILABLE", "-1"),
@@ -76,13 +75,6 @@ async def test_retry_info_says_when() -> None:
     assert info.retry_delay.ToMilliseconds() == 1500
     (info,) = details(errors.to_status(errors.ReplicaFull(float("inf"))), error_details_pb2.RetryInfo)
     assert info.retry_delay.ToMilliseconds() == 1000
-
-
-def test_quota_names_its_subject() -> None:
-    (failure,) = details(
-        errors.to_status(errors.QuotaExceeded("client:a", "Too much.")), error_details_pb2.QuotaFailure
-    )
-    assert [(v.subject, v.description) for v in failure.violations] == [("client:a", "Too much.")]
 
 
 def as_rpc_error(status: status_pb2.Status, code: grpc.StatusCode) -> grpc.aio.AioRpcError:

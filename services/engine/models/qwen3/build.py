@@ -18,7 +18,7 @@ _ROOM = 0.5
 
 
 def prepare(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
-    """Chooses formats, on the CPU by a probe. Gives what then reads the weights, for texts of so many tokens at most."""
+    """Chooses formats, on the CPU by a probe. Gives what then reads the weights, for texts of so many tokens."""
     config = checkpoint.config
     linear = dense(device, dtype)
     elementwise: Elementwise = Fused(config.rms_norm_eps)
