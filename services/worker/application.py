@@ -1,4 +1,4 @@
-"""One engine behind one servicer, as an application for `services.runtime.server`."""
+"""A worker: one engine behind one servicer, as an application for `services.runtime.server`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import grpc
 
 from services.engine.errors import ModelBroken
 from services.engine.types import BatchReport, ModelInfo, QueueStats
+from services.runtime import process
 from services.runtime.lifecycle import Lifecycle
-from services.runtime.server import serve
-from services.runtime.settings import ProcessSettings
+from services.runtime.settings import Settings
 from services.runtime.telemetry.setup import Telemetry
 from services.worker.telemetry import WorkerMetrics
 
@@ -70,7 +70,7 @@ class Worker(Generic[E]):
         self.metrics = WorkerMetrics(telemetry, lambda: self._engine.stats() if self._engine else None)
 
     def engine(self) -> E:
-        """The engine; no call arrives before it is there."""
+        """The engine. RuntimeError before it is loaded; no call arrives before then."""
         if self._engine is None:
             raise RuntimeError("the model has not been loaded")
         return self._engine
@@ -115,7 +115,7 @@ class Worker(Generic[E]):
         future: asyncio.Future[E] = loop.create_future()
 
         def settle(engine: E | None, error: BaseException | None) -> None:
-            if future.done():  # given up meanwhile
+            if future.done():  # the start was cancelled
                 return
             if engine is not None:
                 future.set_result(engine)
@@ -125,27 +125,26 @@ class Worker(Generic[E]):
         def run() -> None:
             try:
                 engine, error = self._load(), None
-            except Exception as caught:
-                engine, error = None, caught
+            except Exception as failure:
+                engine, error = None, failure
             try:
                 loop.call_soon_threadsafe(settle, engine, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed: nobody waits for the engine
                 return
 
-        # Not an executor's thread: those are joined at exit, and a process told to stop while it loads must not wait.
+        # Not an executor's thread: those are joined at exit, and SIGTERM must end the process while it loads.
         self._loader = threading.Thread(target=run, name="load", daemon=True)
         self._loader.start()
         return await future
 
 
-def run(settings: ProcessSettings, worker: Worker[E], telemetry: Telemetry) -> NoReturn:
-    """Serves to the end and ends the process with its status."""
-    try:
-        status = asyncio.run(serve(settings, worker, telemetry))
-    finally:
-        telemetry.shutdown()
+def run_worker(name: str, kind: type[Settings], make: Callable[[Settings, Telemetry], Worker[E]]) -> NoReturn:
+    """Runs a worker's process to its end. `name` is its short name ("embed"), `kind` the class of its settings."""
+    settings, telemetry = process.begin(name, kind)
+    worker = make(settings, telemetry)
+    status = process.run(settings, lambda: worker, telemetry)
     if worker.loading:
-        # Torch crashes where the interpreter is taken down under a thread that is inside it.
+        # Torch crashes if the interpreter is shut down while a thread is inside it.
         logging.shutdown()
         os._exit(status)
     sys.exit(status)

@@ -9,23 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from services.api.embed import SERVICE as EMBED_SERVICE
-from services.api.embed import EmbedService, StreamSettings
-from services.api.rerank import SERVICE as RERANK_SERVICE
-from services.api.rerank import RerankService
-from services.embed.backend import EngineBackend as EmbedBackend
 from services.embed.settings import EmbedSettings
-from services.engine.engine import EmbedEngine, RerankEngine
-from services.rerank.backend import EngineBackend as RerankBackend
-from services.rerank.card import recommended_retrieval_weight
+from services.embed.worker import embed_worker
 from services.rerank.settings import RerankSettings
+from services.rerank.worker import rerank_worker
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.telemetry.setup import Telemetry
 from services.worker.application import Worker
 from tests.support.checkpoints import save
 from tests.support.serving import Served, serving
-from winnow.embed.v1 import embed_pb2_grpc
-from winnow.rerank.v1 import rerank_pb2_grpc
 
 MAX_TOKENS = 256
 """Of the tiny workers: short, so that tests of truncation are quick."""
@@ -62,16 +54,7 @@ async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
     given = {"listen": "127.0.0.1:0", "metrics_listen": None, "max_tokens": MAX_TOKENS, "threads": 1, **settings}
     chosen = EmbedSettings(model=str(tiny.embed), **given)
 
-    def add(worker, server, lifecycle):
-        service = EmbedService(
-            EmbedBackend(worker.engine, worker.metrics),
-            chosen.limits(),
-            StreamSettings(lambda: chosen.stream_window(worker.engine().stats().queue_limit_tokens), 0),
-            lifecycle.stopping,
-        )
-        embed_pb2_grpc.add_EmbedServiceServicer_to_server(service, server)
-
-    worker = Worker(EMBED_SERVICE, lambda: EmbedEngine.load(chosen.engine()), add, telemetry)
+    worker = embed_worker(chosen, telemetry)
     async with serving(worker, chosen, telemetry) as served:
         yield ServedWorker(**vars(served), worker=worker)
 
@@ -82,13 +65,7 @@ async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
     telemetry = telemetry or Telemetry()
     given = {"listen": "127.0.0.1:0", "metrics_listen": None, "max_tokens": MAX_TOKENS, "threads": 1, **settings}
     chosen = RerankSettings(model=str(tiny.rerank), **given)
-    weight = recommended_retrieval_weight(chosen.model)
-
-    def add(worker, server, lifecycle):
-        backend = RerankBackend(worker.engine, worker.metrics, weight)
-        rerank_pb2_grpc.add_RerankServiceServicer_to_server(RerankService(backend, chosen.limits()), server)
-
-    worker = Worker(RERANK_SERVICE, lambda: RerankEngine.load(chosen.engine()), add, telemetry)
+    worker = rerank_worker(chosen, telemetry)
     async with serving(worker, chosen, telemetry) as served:
         yield ServedWorker(**vars(served), worker=worker)
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from services.rerank.card import FILE, recommended_retrieval_weight
+from services.rerank.model_card import FILE, recommended_retrieval_weight
 from tests.support.serving import details, told
 from tests.support.tiny import MAX_TOKENS, reranking
 from winnow.common.v1 import common_pb2
