@@ -7,7 +7,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check format verify-models nano manifests clean
+.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check check-fast format verify-models nano manifests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -24,8 +24,8 @@ setup-dev: $(VENV)/.setup-dev winnow/.generated ## The same with what tests, lin
 
 gen: winnow/.generated ## Generate the Python stubs from protos/
 
-test: setup-dev $(TOOLS)/.tried ## Run all tests: real Redis, real processes
-	$(PY) -m pytest
+test: setup-dev $(TOOLS)/.tried ## Run all tests: real Redis, real processes; T=tests/unit/engine only some
+	$(PY) -m pytest $(T)
 
 test-unit: setup-dev ## Run the unit tests only
 	$(PY) -m pytest tests/unit
@@ -51,6 +51,8 @@ proto: setup-dev ## Lint the contract, and refuse what would break callers of th
 	$(VENV)/bin/buf lint
 	$(VENV)/bin/buf format --diff --exit-code
 	sh protos/breaking.sh $(VENV)/bin/buf
+
+check-fast: lint type test-unit ## Style, types and the unit tests: before each commit
 
 check: lint type proto test ## All that CI runs
 

@@ -22,6 +22,7 @@ WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app/winnow winnow
 COPY services/runtime services/runtime
+COPY services/api services/api
 COPY gateway gateway
 # A number, not a name: Kubernetes can only tell from a number that it is not root.
 USER 10001:10001
