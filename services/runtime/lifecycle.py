@@ -11,11 +11,10 @@ import asyncio
 import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
+
+from services.runtime.grpc_workarounds import Health
 
 LIVENESS = "liveness"
 _Status = health_pb2.HealthCheckResponse
@@ -28,30 +27,6 @@ class Phase(enum.Enum):
     SERVING = "serving"
     DRAINING = "draining"
     BROKEN = "broken"
-
-
-class Health(health_aio.HealthServicer):  # type: ignore[misc]  # the package has no stubs
-    """The health service, with watches that can be ended: by themselves they would hold up every server's stop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._closed = asyncio.Event()
-
-    def close(self) -> None:
-        """Ends all watches with UNAVAILABLE."""
-        self._closed.set()
-
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802
-        """The state, and each change of it."""
-        watching = asyncio.create_task(super().Watch(request, context))
-        closing = asyncio.create_task(self._closed.wait())
-        try:
-            await asyncio.wait((watching, closing), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watching.cancel()
-            closing.cancel()
-            await asyncio.gather(watching, closing, return_exceptions=True)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
 
 
 class Lifecycle:

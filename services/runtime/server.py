@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.runtime.bearer_tokens import BearerTokens
+from services.runtime.grpc_workarounds import use_generic_handlers
 from services.runtime.interceptors import (
     AuthInterceptor,
     DeadlineInterceptor,
@@ -75,17 +76,11 @@ def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle)
         interceptors=[InterceptorChain(chain)],
         options=_options(settings),
     )
-    # Servicers add their methods both by a generic handler and one by one. For each of the latter grpc.aio keeps a
-    # future, and it looks through them all on every call.
-    server.add_registered_method_handlers = _leave_generic  # type: ignore[method-assign]
+    use_generic_handlers(server)
     health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
     if settings.reflection:
         reflection.enable_server_reflection((*lifecycle.services, _HEALTH, reflection.SERVICE_NAME), server)
     return server
-
-
-def _leave_generic(service_name: str, method_handlers: object) -> None:
-    pass
 
 
 def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from services.runtime.grpc_workarounds import Continuation, client_interceptors
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 
 log = logging.getLogger("winnow.client")
-
-_Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 
 
 class _Outbound:
@@ -65,10 +64,10 @@ class ClientTelemetry:
         self._open: set[asyncio.Task[None]] = set()
 
     def interceptors(self) -> list[grpc.aio.ClientInterceptor]:
-        """One for each kind of call: grpc.aio files an object under the first kind only that it is an instance of."""
-        return [_UnaryUnary(self), _UnaryStream(self), _StreamUnary(self), _StreamStream(self)]
+        """One for each kind of call."""
+        return client_interceptors(self.unary, self.stream)
 
-    async def unary(self, continuation: _Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+    async def unary(self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """A call with one response: it ends here, also when the caller cancels it.
 
         A call that cannot start (metadata that gRPC refuses, say) is INTERNAL at once.
@@ -97,7 +96,7 @@ class ClientTelemetry:
         finally:
             outbound.end(code)
 
-    async def stream(self, continuation: _Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+    async def stream(self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """A call with many responses, or with requests yet to be written: it ends when its status arrives."""
         outbound = _Outbound(self, details)
         try:
@@ -118,35 +117,3 @@ class ClientTelemetry:
 def _reason(error: Exception) -> str:
     """Why a call could not start. gRPC's own errors quote neither metadata nor messages; others might."""
     return str(error) if isinstance(error, grpc.aio.InternalError) else type(error).__qualname__
-
-
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, telemetry: ClientTelemetry) -> None:
-        self._telemetry = telemetry
-
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self._telemetry.unary(continuation, client_call_details, request)
-
-
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, telemetry: ClientTelemetry) -> None:
-        self._telemetry = telemetry
-
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self._telemetry.stream(continuation, client_call_details, request)
-
-
-class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
-    def __init__(self, telemetry: ClientTelemetry) -> None:
-        self._telemetry = telemetry
-
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self._telemetry.stream(continuation, client_call_details, request_iterator)
-
-
-class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
-    def __init__(self, telemetry: ClientTelemetry) -> None:
-        self._telemetry = telemetry
-
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self._telemetry.stream(continuation, client_call_details, request_iterator)
