@@ -1,4 +1,4 @@
-"""EmbedService and RerankService, once for workers and gateway: the meaning of fields, the order of results.
+"""EmbedService and RerankService, for workers and gateway alike: the meaning of fields, the order of results.
 
-A worker computes, the gateway caches and spreads; each is a backend (`services.api.backend`) of the same two services.
+A worker computes, the gateway caches and balances; each is a backend (`services.api.backend`) of the same two services.
 """

@@ -1,4 +1,4 @@
-"""What EmbedService and RerankService need of whoever computes: a worker's engine, or the gateway's cached pools."""
+"""The interface between the services and what computes: a worker's engine, or the gateway's cached pools."""
 
 from __future__ import annotations
 

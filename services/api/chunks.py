@@ -1,4 +1,4 @@
-"""Cuts the messages of a stream into chunks: enough items to be computed cheaply, few enough that results flow."""
+"""Cuts the messages of a stream into chunks: large enough to compute efficiently, small enough for steady results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 _MAX_ITEMS = 64
 _IN_WINDOW = 4
-# Tokens are estimated before a text is tokenised: three characters each, and some for the prompt.
+# Tokens are estimated before a text is tokenised: three characters each, plus the prompt's.
 _CHARACTERS_PER_TOKEN = 3
 _PROMPT_TOKENS = 8
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a text will have, from its length alone."""
+    """Approximate number of tokens of a text, from its length."""
     return len(text) // _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS
 
 

@@ -32,17 +32,18 @@ if TYPE_CHECKING:
 SERVICE = embed_pb2.DESCRIPTOR.services_by_name["EmbedService"].full_name
 
 MAX_ID_BYTES = 512
-# Values that are encoded on the event loop; more than that (some milliseconds) goes to a thread.
+# Most values that are encoded on the event loop; more would block it for milliseconds, and go to a thread.
 _INLINE_VALUES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """`window`: most estimated tokens of a stream in flight, asked for when a stream begins. `retry_for_s`: how long a
-    stream retries while the workers are unreachable."""
+    """Limits of a stream."""
 
     window: Callable[[], int]
+    """Maximum estimated tokens in flight, read when a stream begins."""
     retry_for_s: float
+    """How long a stream retries while the workers are unreachable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class EmbedService(embed_pb2_grpc.EmbedServiceServicer):
         began: float,
     ) -> embed_pb2.EmbedResponse | bytes:
         """The answer to a request whose options are valid. A subclass may know it already."""
-        texts = list(request.texts)  # once: each look at a repeated field decodes it anew
+        texts = list(request.texts)  # once: each access to a repeated field decodes it again
         paths = [f"texts[{position}]" for position in range(len(texts))]
         outcome = await self.results(texts, paths, options, form, end)
         embedded = outcome.embedded
@@ -233,7 +234,7 @@ class EmbedService(embed_pb2_grpc.EmbedServiceServicer):
 
 
 def describe(model: common_pb2.ModelIdentity, dimensions: int, items: int, tokens: int) -> None:
-    """Writes what a call embedded onto its span."""
+    """Sets the attributes of the call's span."""
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attributes(
@@ -257,7 +258,7 @@ def _long_id(path: str, id_: str) -> embed_pb2.EmbedResult | None:
 
 
 async def _encoded(embedded: Embedded, form: VectorFormat) -> list[embed_pb2.Embedding | None]:
-    """A vector for each embedded text; None if all of its values are zero: no unit vector can be made of them."""
+    """A vector for each embedded text; None if all of its values are zero: it has no direction."""
     count = sum(isinstance(item, EmbeddedText) for item in embedded.items)
     if not count:
         return []

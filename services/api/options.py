@@ -27,7 +27,7 @@ class EmbedOptions:
     priority: common_pb2.Priority = common_pb2.PRIORITY_INTERACTIVE
 
     def resolved(self, model: embed_pb2.GetModelResponse) -> EmbedOptions:
-        """The same with the model's defaults in the place of None; no instruction for documents."""
+        """The options with the model's defaults instead of None; no instruction for documents."""
         instruction: str | None = None
         match self.input_type:
             case embed_pb2.INPUT_TYPE_QUERY:
@@ -37,7 +37,7 @@ class EmbedOptions:
         return replace(self, instruction=instruction, max_tokens=self.max_tokens or model.max_tokens)
 
     def identity(self) -> tuple[str, ...]:
-        """What decides a vector of full width beside its text. Of `resolved` options."""
+        """All that decides a vector of full width, besides its text. Requires `resolved` options."""
         return (
             embed_pb2.InputType.Name(self.input_type),
             self.instruction or "",
@@ -77,7 +77,7 @@ class RerankOptions:
     priority: common_pb2.Priority = common_pb2.PRIORITY_INTERACTIVE
 
     def resolved(self, model: rerank_pb2.GetModelResponse) -> RerankOptions:
-        """The same with the model's defaults in the place of None."""
+        """The options with the model's defaults instead of None."""
         return replace(
             self,
             instruction=self.instruction or model.default_instruction,
@@ -85,7 +85,7 @@ class RerankOptions:
         )
 
     def identity(self) -> tuple[str, ...]:
-        """What decides a score beside the document. Of `resolved` options."""
+        """All that decides a score, besides the document. Requires `resolved` options."""
         return (
             self.instruction or "",
             self.query,
@@ -111,7 +111,7 @@ def embed_options(
     limits: common_pb2.Limits,
     check: Check,
 ) -> tuple[EmbedOptions, VectorFormat]:
-    """The options of a request or a stream. Raises InvalidFields for them, and for what `check` has noted before."""
+    """The options of a request or a stream. Raises InvalidFields for them and for the violations in `check`."""
     check.enum("input_type", wanted.input_type, embed_pb2.InputType)
     check.enum("encoding", wanted.encoding, embed_pb2.Encoding)
     input_type = wanted.input_type or embed_pb2.INPUT_TYPE_DOCUMENT
@@ -143,7 +143,7 @@ def embed_options(
 def rerank_options(
     request: rerank_pb2.RerankRequest, model: rerank_pb2.GetModelResponse, limits: common_pb2.Limits
 ) -> RerankOptions:
-    """The options of a request. Raises InvalidFields for all that is wrong with it but its documents' sizes."""
+    """The options of a request. Raises InvalidFields; the sizes of documents are checked one by one, later."""
     check = Check()
     check.filled("query", request.query)
     check.size("query", request.query, limits.max_text_bytes)

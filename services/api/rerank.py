@@ -31,12 +31,12 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         self._backend, self._limits = backend, limits
 
     async def Rerank(self, request: rerank_pb2.RerankRequest, context: Context) -> rerank_pb2.RerankResponse:  # noqa: N802
-        """Scores and sorts."""
+        """The scored documents, best first, and an error for each that failed."""
         began = time.perf_counter()
         end = deadline.absolute(context)
         model = await self._backend.model(end)
         options = rerank_options(request, model, self._limits)
-        documents = list(request.documents)  # once: each look at a repeated field decodes it anew
+        documents = list(request.documents)  # once: each access to a repeated field decodes it again
         errors = {
             index: to_status(problem)
             for index, document in enumerate(documents)

@@ -19,7 +19,7 @@ _MAX_DELAY_S = 5.0
 class Outage:
     """How long one stream retries while an upstream is unreachable: `retry_for_s`, shared by all parts of the stream.
 
-    Otherwise each part would wait for the same outage after the one before it.
+    Otherwise each part would wait for the same outage in turn.
     """
 
     def __init__(self, retry_for_s: float) -> None:
@@ -63,7 +63,7 @@ async def retry_while_unavailable(call: Callable[[], Awaitable[T]], outage: Outa
 
 
 def is_for_item(problem: Problem) -> bool:
-    """True for a failure of one group of items that the rest of a stream may outlive."""
+    """True if the problem concerns some items only, so that the stream can go on."""
     return problem.code in {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.RESOURCE_EXHAUSTED,

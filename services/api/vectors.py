@@ -15,7 +15,7 @@ F32 = npt.NDArray[np.float32]
 MIN_DIMENSIONS = 32
 _LITTLE_F32 = np.dtype("<f4")
 _LITTLE_F16 = np.dtype("<f2")
-_FAINT = 1e-15  # of such a row the squares lose bits in float32, or vanish
+_FAINT = 1e-15  # the squares of values of smaller rows underflow in float32
 
 
 def narrow(vectors: F32, dimensions: int) -> F32:
@@ -73,7 +73,7 @@ def decode(embedding: embed_pb2.Embedding) -> F32:
     """One wire vector as float32 [dimensions].
 
     FLOAT16 and INT8 come back rounded; BINARY as ±1/√dimensions, which keeps the angle's estimate and unit length.
-    ValueError where the data do not fit the encoding and the dimensions.
+    ValueError if the data do not fit the encoding and the dimensions.
     """
     d = embedding.dimensions
     match embedding.encoding:
@@ -93,5 +93,5 @@ def decode(embedding: embed_pb2.Embedding) -> F32:
         case _:
             raise ValueError(f"unknown encoding {embedding.encoding}")
     if vector.shape != (d,):
-        raise ValueError(f"{vector.size} values where {d} dimensions were announced")
+        raise ValueError(f"{vector.size} values instead of {d}")
     return vector

@@ -25,11 +25,11 @@ _INPUT_TYPE = {
     embed_pb2.INPUT_TYPE_QUERY: InputType.QUERY,
     embed_pb2.INPUT_TYPE_SYMMETRIC: InputType.SYMMETRIC,
 }
-_DETAILED_CHUNKS = 16  # of a stream; a trace with a million spans helps nobody
+_DETAILED_CHUNKS = 16  # of a stream; more spans would only make its trace unreadable
 
 
 class EngineBackend:
-    """`engine` is asked for on every call: none is let in before it is loaded."""
+    """`engine` returns the engine; it is called on every request, since none is accepted before it is loaded."""
 
     def __init__(self, engine: Callable[[], EmbedEngine], metrics: WorkerMetrics) -> None:
         self._engine, self._metrics = engine, metrics

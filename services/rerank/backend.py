@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds; the port is bound be
 
 
 class EngineBackend:
-    """`engine` is asked for on every call: none is let in before it is loaded."""
+    """`engine` returns the engine; it is called on every request, since none is accepted before it is loaded."""
 
     def __init__(
         self, engine: Callable[[], RerankEngine], metrics: WorkerMetrics, recommended_retrieval_weight: float | None

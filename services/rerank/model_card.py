@@ -1,4 +1,4 @@
-"""`winnow.json`: what a model's folder says about how to use it, beside what Hugging Face files hold."""
+"""`winnow.json`: recommendations for a model, in its folder beside the Hugging Face files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ FILE = "winnow.json"
 
 
 def recommended_retrieval_weight(model: str) -> float | None:
-    """The blend with first-stage scores that the folder's card recommends; None without a card, or for a hub id.
+    """The weight of first-stage scores that the card recommends; None without a card, or for a hub id.
 
-    ValueError where the card is malformed: a wrong blend would be served in silence.
+    ValueError if the card is malformed: a wrong weight would go unnoticed.
     """
     card = Path(model).expanduser() / FILE
     if not card.is_file():
@@ -19,7 +19,7 @@ def recommended_retrieval_weight(model: str) -> float | None:
     try:
         weight = json.loads(card.read_text("utf-8")).get("retrieval_weight")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{card} is no JSON object") from error
+        raise ValueError(f"{card} is not a JSON object") from error
     if weight is None:
         return None
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:

@@ -10,11 +10,11 @@ from services.worker.settings import MODELS, WorkerSettings
 
 
 class RerankSettings(WorkerSettings):
-    """What the rerank worker can be told."""
+    """Settings of the rerank worker."""
 
     model_config = SettingsConfigDict(env_prefix="RERANK_")
 
-    listen: Listen = Field("[::]:50052", description="address of the gRPC port; port 0 takes a free one")
+    listen: Listen = Field("[::]:50052", description="address of the gRPC port; port 0: any free port")
     metrics_listen: OptionalListen = Field("[::]:9092", description="address of the Prometheus endpoint; empty: none")
     model: str = Field(
         str(MODELS / "nano-rerank"), min_length=1, description="model: a folder in Hugging Face layout, or a hub id"

@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens from a file, which is picked up when it changes."""
+"""Bearer tokens from a file, which is read again when it changes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from services.runtime.reloading_files import ReloadingFiles
 
 VISIBLE = re.compile(r"[!-~]*")
-"""What a bearer token may be made of: what a header can carry, without white space."""
+"""The characters of a bearer token: those that a header can carry, without white space."""
 
 
 class BearerTokens:
     """Bearer tokens in UTF-8: "token" or "name token" a line; empty lines, and those that begin with #, are skipped.
 
-    Raises OSError where the file cannot be read, ValueError where it holds no token or a malformed line.
+    Raises OSError if the file cannot be read, ValueError if it holds no token or a malformed line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,9 +27,9 @@ class BearerTokens:
         self._refresh()
 
     def name_of(self, token: str) -> str | None:
-        """The name that goes with a token ("" where it has none); None for an unknown token.
+        """The name of a token ("" if it has none); None for an unknown token.
 
-        Digests of equal length are compared in constant time, against all tokens, so the time taken tells nothing.
+        Digests of equal length are compared in constant time, against all tokens, so the time taken reveals nothing.
         """
         self._refresh()
         given, found = _digest(token.strip()), None
@@ -45,7 +45,7 @@ class BearerTokens:
 
 
 def _names(path: Path, raw: bytes) -> dict[bytes, str]:
-    """Digest of a token → its name. ValueError tells the line, and nothing of what stands in it."""
+    """Digest of a token → its name. ValueError with the line's number, never its contents."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -23,13 +23,13 @@ class ChannelSettings:
     max_message_bytes: int = 64 << 20
     tls: bool = False
     tls_ca: Path | None = None
-    """Judges the server; None: the system's roots."""
+    """Verifies the server; None: the system's CAs."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     token: str | None = None
     """Bearer token sent with every call."""
     attempts: int = 3
-    """Tries of one call in all, 1 to 5; only UNAVAILABLE is tried again, on another connection where there is one."""
+    """Most attempts of one call, 1 to 5; only UNAVAILABLE is retried, on another connection if there is one."""
 
 
 def service_config(health_service: str | None, attempts: int) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def channel(
 
     Certificates are read again when their files change. With `health_service` (the proto service's full name) a replica
     gets calls only while its health says SERVING.
-    OSError where a TLS file cannot be read, ValueError where it holds something else.
+    OSError if a TLS file cannot be read, ValueError if it is malformed.
     """
     settings = settings or ChannelSettings()
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", json.dumps(service_config(health_service, settings.attempts))),
-        ("grpc.enable_http_proxy", 0),  # http_proxy is the way to the internet, not to our own servers
+        ("grpc.enable_http_proxy", 0),  # http_proxy is for the internet, not for our own servers
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # Calls over this size are not retried; grpc's default is a mere 256 KiB.
@@ -79,7 +79,7 @@ def channel(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 5_000),  # in truth the time that one attempt to connect may take
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name, the time-out of one attempt to connect
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ]

@@ -1,4 +1,4 @@
-"""The caller's deadline, in the forms that the rest needs."""
+"""The caller's deadline, as time left and as a time of the event loop's clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 
 def remaining(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
-    """Seconds until the caller gives up (may be negative); None where it waits for ever."""
+    """Seconds until the caller gives up (may be negative); None without a deadline."""
     left = context.time_remaining()
     return None if left is None else float(left)
 

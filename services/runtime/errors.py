@@ -1,7 +1,7 @@
-"""Every failure that is told to a caller, and the one table that turns it into a `google.rpc.Status`.
+"""Every failure that a caller can see, and its conversion to a `google.rpc.Status`.
 
-A `Problem` is raised anywhere below a handler; `services.runtime.rpc_status` tells it. Messages say what the caller can
-do. An exception that is no `Problem` is our own fault: the caller gets an incident id, the log gets the rest.
+A `Problem` is raised anywhere below a handler; `services.runtime.rpc_status` sends it. Messages say what the caller can
+do. Any other exception is a fault of this system: the caller gets an incident id, the log gets the rest.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MAX_DESCRIPTION = 200
 _MAX_MESSAGE = 320
 
 
-class Problem(Exception):  # noqa: N818 - not every problem is an error of ours
-    """A failure with a place in the table: `code` and `reason` by class, message and details by instance."""
+class Problem(Exception):  # noqa: N818 - not every problem is an error of this system
+    """A failure that the caller sees: `code` and `reason` by class, message and details by instance."""
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
@@ -36,16 +36,16 @@ class Problem(Exception):  # noqa: N818 - not every problem is an error of ours
 
     @property
     def pushback_ms(self) -> int | None:
-        """When a retrying client may try again; negative: not at all; None: as its own policy says."""
+        """Milliseconds until a client may retry; negative: never; None: its own policy decides."""
         return None
 
     def details(self) -> Iterable[Message | AnyMessage]:
-        """What goes into the status beside ErrorInfo."""
+        """Status details in addition to ErrorInfo."""
         return ()
 
 
 class InvalidFields(Problem):
-    """The caller's fault; each violation is (field path as the proto names it, what is wrong and what is allowed)."""
+    """An invalid request; each violation is (field path in the proto, what is wrong and what is allowed)."""
 
     code, reason = grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
 
@@ -54,11 +54,11 @@ class InvalidFields(Problem):
             (field, _short(description, _MAX_DESCRIPTION)) for field, description in violations[:_MAX_VIOLATIONS]
         ]
         more = len(violations) - len(self.violations)
-        told = "; ".join(f"{field}: {description}" for field, description in self.violations)
-        super().__init__(told + (f"; and {more} more" if more else ""))
+        listed = "; ".join(f"{field}: {description}" for field, description in self.violations)
+        super().__init__(listed + (f"; and {more} more" if more else ""))
 
     def details(self) -> Iterable[Message]:
-        """One BadRequest that names every field."""
+        """A BadRequest with every field."""
         bad = error_details_pb2.BadRequest()
         for field, description in self.violations:
             bad.field_violations.add(field=field, description=description)
@@ -73,7 +73,7 @@ class InvalidField(InvalidFields):
 
 
 class NotFound(Problem):
-    """There is no such thing: `what` is its kind ("collection"), `name` the caller's name for it."""
+    """`what` is the kind of the missing thing ("collection"), `name` its name in the request."""
 
     code, reason = grpc.StatusCode.NOT_FOUND, "NOT_FOUND"
 
@@ -103,7 +103,7 @@ class _Busy(Problem):
 
 
 class ReplicaFull(_Busy):
-    """This replica's queue is full; another may have room, so a retry policy may try at once elsewhere."""
+    """This replica's queue is full. Another may have room, so a retry policy may try that one at once."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, "REPLICA_FULL"
 
@@ -127,12 +127,12 @@ class PoolSaturated(_Busy):
 
     @property
     def pushback_ms(self) -> int | None:
-        """Never retry by policy."""
+        """Negative: a retry policy must not retry."""
         return -1
 
 
 class DeadlineTooShort(Problem):
-    """The answer cannot be ready before the caller's deadline; said before any model work."""
+    """The result cannot be ready before the caller's deadline. Raised before any model work."""
 
     code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT"
 
@@ -141,7 +141,7 @@ class DeadlineTooShort(Problem):
 
 
 class NotReady(_Busy):
-    """This replica takes no calls now; `state` is "loading" or "draining"."""
+    """This replica accepts no calls now; `state` is "loading" or "draining"."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, "NOT_READY"
 
@@ -151,7 +151,7 @@ class NotReady(_Busy):
 
 
 class UpstreamUnavailable(_Busy):
-    """A server behind this one cannot be reached; `what` names it to the caller ("embed worker")."""
+    """An upstream server is unreachable; `what` names it in the message ("embed worker")."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE"
 
@@ -161,12 +161,12 @@ class UpstreamUnavailable(_Busy):
 
     @property
     def pushback_ms(self) -> int | None:
-        """Never retry by policy: this server has retried already, and retries must not multiply."""
+        """Negative: this server has retried already, and retries must not multiply."""
         return -1
 
 
 class Precondition(Problem):
-    """The system is not in the state that the call needs; `message` says what to do about it."""
+    """The system is not in the state that the call needs; `message` says how to change that."""
 
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION"
 
@@ -185,7 +185,7 @@ class Unauthenticated(Problem):
 
 
 class DeviceMemory(Problem):
-    """The device has no memory for this item, even on its own."""
+    """The device has not enough memory for this item, even in a batch of its own."""
 
     code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "DEVICE_MEMORY"
 
@@ -203,7 +203,7 @@ class NonFiniteResult(Problem):
 
 
 class Internal(Problem):
-    """Our own fault. The caller sees only the incident id; `cause` is for the log."""
+    """A fault of this system. The caller sees only the incident id; `cause` is for the log."""
 
     code, reason = grpc.StatusCode.INTERNAL, "INTERNAL"
 
@@ -215,7 +215,7 @@ class Internal(Problem):
 
 
 class UpstreamStatus(Problem):
-    """An upstream status passed on as it is: code, reason, message and details are the upstream's."""
+    """An upstream's status, passed on unchanged."""
 
     def __init__(self, status: status_pb2.Status, code: grpc.StatusCode, reason: str) -> None:
         super().__init__(status.message)
@@ -223,7 +223,7 @@ class UpstreamStatus(Problem):
 
 
 def to_status(problem: Problem) -> status_pb2.Status:
-    """The problem as a `google.rpc.Status`: of a whole call, or in the place of one item."""
+    """The problem as a `google.rpc.Status`, of a call or of one item."""
     if isinstance(problem, UpstreamStatus):
         return problem.status
     status = status_pb2.Status(code=problem.code.value[0], message=problem.message)
@@ -235,7 +235,7 @@ def to_status(problem: Problem) -> status_pb2.Status:
 
 
 def with_field(status: status_pb2.Status, field: str) -> status_pb2.Status:
-    """An item's error under the field path that the item has in the caller's request."""
+    """An item's error with the field path of the item in the caller's request."""
     bad = error_details_pb2.BadRequest()
     if any(detail.Unpack(bad) for detail in status.details):
         return to_status(InvalidFields([(field, violation.description) for violation in bad.field_violations]))

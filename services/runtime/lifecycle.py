@@ -1,8 +1,8 @@
-"""What state a process is in, and the health service that says so.
+"""The state of a process, and the health service that reports it.
 
 LOADING → SERVING → DRAINING, or BROKEN from any of them. Health names: "" and each served service follow the state;
-"liveness" is SERVING until BROKEN, whatever the load, the state or the neighbours, so that a probe on it restarts
-a process only where a restart helps.
+"liveness" is SERVING until BROKEN, whatever the load, the state or the upstreams, so that a probe on it restarts
+a process only if a restart helps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Lifecycle:
     """State of one process; lives on one event loop.
 
     `calls` counts the calls in progress. `stopping` is set when the process begins to end, for whatever reason:
-    handlers of endless streams wait for it beside their caller, so that they can finish what they took and part.
+    streaming handlers watch it so that they can finish accepted items and close.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -46,21 +46,21 @@ class Lifecycle:
         self.health = Health()
 
     async def announce(self) -> None:
-        """Writes the state into the health service."""
+        """Publishes the state through the health service."""
         status = _Status.SERVING if self.phase is Phase.SERVING else _Status.NOT_SERVING
         for name in ("", *self.services):
             await self.health.set(name, status)
         await self.health.set(LIVENESS, _Status.NOT_SERVING if self.phase is Phase.BROKEN else _Status.SERVING)
 
     async def ready(self) -> None:
-        """Loading is done: calls are let in. Says nothing where the process is ending already."""
+        """Loading is done: calls are accepted. Does nothing if the process is ending already."""
         if self.phase is Phase.LOADING:
             self.phase = Phase.SERVING
             await self.announce()
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around each call that was let in."""
+        """A context around each accepted call."""
         self.calls += 1
         self._idle.clear()
         try:
@@ -81,6 +81,6 @@ class Lifecycle:
         self.stopping.set()
 
     def fail(self) -> None:
-        """Something broke that only a restart mends: the process ends with a status other than 0."""
+        """Only a restart helps: the process ends with a status other than 0."""
         self.phase = Phase.BROKEN
         self.stopping.set()

@@ -1,4 +1,4 @@
-"""A channel whose certificates follow their files: grpc's own are fixed for a channel's life (grpc/grpc issue 41779).
+"""A channel that reloads its certificates; grpc's own are fixed for a channel's life (grpc/grpc issue 41779).
 
 When a file changes, the next call goes out on a new channel; calls on the old one have time to end.
 """
@@ -19,7 +19,7 @@ _GRACE_SECONDS = 300.0
 
 
 class ReloadingChannel(grpc.aio.Channel):
-    """Hands every call to the present one of a row of channels, which `make` builds from the files' contents."""
+    """Delegates each call to the present channel; `make` builds a new one when the certificate files change."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class ReloadingChannel(grpc.aio.Channel):
         self._closing: set[asyncio.Task[None]] = set()
 
     def present(self) -> grpc.aio.Channel:
-        """The channel for a call that begins now."""
+        """The channel for new calls."""
         now = self._clock()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
@@ -87,7 +87,7 @@ class ReloadingChannel(grpc.aio.Channel):
         await self.present().channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes all of them."""
+        """Closes the present channel and those that it replaced."""
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)

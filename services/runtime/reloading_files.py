@@ -19,7 +19,7 @@ class ReloadingFiles:
 
     def __init__(self, *paths: Path, check: Callable[[tuple[bytes, ...]], object] | None = None) -> None:
         self._paths, self._check = paths, check
-        self._told = ""  # what keeps the files from being read now
+        self._logged = ""  # why the files cannot be read now
         self._seen = self._stamp()
         self._contents = self._read()
 
@@ -32,15 +32,15 @@ class ReloadingFiles:
                 if self._stamp() == stamp:  # else they are being written, and looked at again by the next call
                     self._seen, self._contents = stamp, contents
                     log.info("read again: %s", ", ".join(path.name for path in self._paths))
-            self._told = ""
+            self._logged = ""
         except (OSError, ValueError) as error:
-            self._tell(f"cannot read {error.filename}" if isinstance(error, OSError) else str(error))
+            self._log(f"cannot read {error.filename}" if isinstance(error, OSError) else str(error))
         return self._contents
 
-    def _tell(self, problem: str) -> None:
-        if problem != self._told:
+    def _log(self, problem: str) -> None:
+        if problem != self._logged:
             log.error("%s; going on with what was read before", problem)
-        self._told = problem
+        self._logged = problem
 
     def _read(self) -> tuple[bytes, ...]:
         contents = tuple(path.read_bytes() for path in self._paths)

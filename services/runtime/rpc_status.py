@@ -1,4 +1,4 @@
-"""How problems leave and arrive: an exception's meaning, the end of our own call, the failure of an upstream's."""
+"""Converts exceptions to gRPC statuses, and upstream gRPC errors back to Problems."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from services.runtime.errors import (
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
-# Trailers hold the details in base64. Over 8 KiB of them grpc refuses, and tells an error of its own instead of ours.
+# Trailers hold the details in base64. grpc refuses more than 8 KiB of them, and sends an error of its own instead.
 _MAX_DETAILS_BYTES = 3500
 
 log = logging.getLogger("winnow.incident")
@@ -37,10 +37,10 @@ _M = TypeVar("_M", bound=Message)
 
 
 def to_problem(error: BaseException) -> Problem:
-    """The problem that an exception from a handler means.
+    """The Problem that a handler's exception means to the caller.
 
-    What is no `Problem` becomes `Internal` and is logged here, once, with its incident id and, where this runs under
-    a span, its trace id. The exception's own text may quote a caller's text, so it is logged at DEBUG only.
+    An exception that is not a Problem becomes `Internal` and is logged here, once, with its incident id and the trace
+    id of the current span. Its message may quote a caller's text, so it is logged at DEBUG only.
     """
     match error:
         case Problem():
@@ -57,21 +57,21 @@ def to_problem(error: BaseException) -> Problem:
 
 
 def was_cancelled() -> bool:
-    """True if somebody cancelled this task, as grpc.aio does with the call of a caller that is gone."""
+    """True if this task was cancelled, as grpc.aio does if the caller is gone."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def is_stray(error: asyncio.CancelledError) -> bool:
-    """True for a CancelledError that nobody sent to this task, such as one from awaiting a future that was cancelled.
+    """True for a CancelledError although this task was not cancelled: it awaited a future that was, for example.
 
-    Left alone it would end a grpc.aio handler without any status and hang the client until its deadline.
+    Unhandled, it ends a grpc.aio handler without a status, and the client waits until its deadline.
     """
     return not was_cancelled()
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -> NoReturn:
-    """Ends the call with the problem's status, its rich details and, where it says so, the retry pushback."""
+    """Ends the call with the problem's status, details and, if it has one, retry pushback."""
     status = to_status(problem)
     if status.ByteSize() > _MAX_DETAILS_BYTES:
         del status.details[1:]
@@ -79,13 +79,13 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Problem) -
     if problem.pushback_ms is not None:
         trailers.append((PUSHBACK_KEY, str(problem.pushback_ms)))
     await context.abort(problem.code, status.message, trailing_metadata=tuple(trailers))
-    raise AssertionError("abort returns never")
+    raise AssertionError("unreachable: context.abort always raises")
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, what: str = "worker") -> Problem:
-    """What an upstream's failed call means for our own caller; `what` names the upstream to people.
+    """The Problem that an upstream's failed call means to our own caller; `what` names the upstream in messages.
 
-    Statuses that the upstream meant for the caller are passed on whole. Everything else (text from inside grpc,
+    A status that the upstream meant for the caller is passed on unchanged. Everything else (grpc's own messages,
     addresses) stays in the log.
     """
     status = _rich(error)

@@ -1,8 +1,8 @@
 """One frozen settings object per process, read once from environment variables under the process's prefix.
 
 A process subclasses `ProcessSettings` with its `env_prefix`; `load` reads it or ends the process with one line for
-each wrong variable. A variable under the prefix that names no setting stops the start: a typing error must not run
-for weeks with a default. White space around a value is dropped.
+each wrong variable. A variable under the prefix that names no setting stops the start: a misspelt name must not go
+unnoticed. White space around a value is dropped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.runtime.bearer_tokens import VISIBLE
 
-# Up to the last "@" of a word: what is special in a password may have been left as it is.
+# Up to the last "@" of a word: a password may contain unescaped special characters.
 _USER_INFO = re.compile(r"(?<=://)\S*@")
 _SECRET_OPTION = re.compile(
     r"(?i)(?<=[?&;])([^=&;\s]*(?:user|pass|pw|token|secret|key|auth|cred|sig)[^=&;\s]*)=[^&;\s]*"
@@ -38,7 +38,7 @@ _SECRET_OPTION = re.compile(
 
 
 def blank_is_none(value: object) -> object:
-    """For BeforeValidator: a variable that is set to nothing is as good as unset."""
+    """For BeforeValidator: a blank variable counts as unset."""
     return None if isinstance(value, str) and not value.strip() else value
 
 
@@ -68,7 +68,7 @@ def _token(value: SecretStr) -> SecretStr:
 
 
 Listen = Annotated[str, BeforeValidator(_host_port)]
-"""HOST:PORT; port 0 takes a free one, which is said on stderr."""
+"""HOST:PORT; port 0 is any free one, which is logged."""
 OptionalListen = Annotated[Listen | None, BeforeValidator(blank_is_none)]
 """The same; empty turns it off."""
 Target = Annotated[str, AfterValidator(_target)]
@@ -82,34 +82,38 @@ OptionalText = Annotated[str | None, BeforeValidator(blank_is_none)]
 
 
 class ProcessSettings(BaseSettings):
-    """What every process can be told. Each field is the variable PREFIX + its name in capitals."""
+    """Settings of every process. Each field is the variable PREFIX + its name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     listen: Listen = Field(description="address of the gRPC port")
     metrics_listen: OptionalListen = Field(description="address of the Prometheus endpoint; empty: none")
     health_listen: OptionalListen = Field(
-        None, description="address of a plaintext port with the health service only, for probes beside mutual TLS"
+        None, description="address of a plaintext port with the health service only, for probes if TLS is mutual"
     )
     reflection: bool = Field(True, description="serve gRPC reflection")
-    max_message_bytes: int = Field(64 << 20, ge=1 << 16, le=1 << 30, description="most bytes in one message, both ways")
-    drain_seconds: float = Field(30.0, ge=0, le=3600, description="most time for accepted calls after SIGTERM")
+    max_message_bytes: int = Field(
+        64 << 20, ge=1 << 16, le=1 << 30, description="maximum size of one message, sent or received"
+    )
+    drain_seconds: float = Field(30.0, ge=0, le=3600, description="time limit for accepted calls after SIGTERM")
     connection_age_seconds: float = Field(
-        300.0, ge=0, description="ask clients to reconnect after so long, so that they find new replicas; 0: never"
+        300.0,
+        ge=0,
+        description="seconds after which clients are asked to reconnect, so that they find new replicas; 0: never",
     )
-    tls_cert: OptionalPath = Field(None, description="certificate chain (PEM); with it the gRPC port speaks TLS")
+    tls_cert: OptionalPath = Field(None, description="certificate chain (PEM); enables TLS on the gRPC port")
     tls_key: OptionalPath = Field(None, description="private key (PEM) of the certificate")
-    tls_ca: OptionalPath = Field(None, description="CA (PEM); with it clients must show a certificate signed by it")
+    tls_ca: OptionalPath = Field(None, description="CA (PEM); clients must present a certificate signed by it")
     auth_tokens_file: OptionalPath = Field(
-        None, description='bearer tokens that may call, "name token" or "token" a line; a good change is picked up'
+        None, description='file of bearer tokens, one "name token" or "token" a line; read again when it changes'
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level of the log")
-    log_format: Literal["plain", "json"] = Field("plain", description="form of the log on stderr")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="minimum level of log lines")
+    log_format: Literal["plain", "json"] = Field("plain", description="format of the log on stderr")
 
     @field_validator("*", mode="before")
     @classmethod
     def _trimmed(cls, value: object) -> object:
-        """A Secret made from a file ends in a line feed; within a value no control character is meant."""
+        """A Secret made from a file ends in a line feed; a control character inside a value is a mistake."""
         if not isinstance(value, str):
             return value
         value = value.strip()
@@ -132,7 +136,7 @@ Settings = TypeVar("Settings", bound=ProcessSettings)
 def load(kind: type[Settings], arguments: Sequence[str] = ()) -> Settings:
     """The settings, or the end of the process (status 2) with a line for each wrong variable on stderr.
 
-    `arguments` of the command line: `--help` alone is known, and prints the settings.
+    `arguments` of the command line: only `--help` is known; it prints the settings.
     """
     prefix = kind.model_config.get("env_prefix", "")
     parser = argparse.ArgumentParser(
@@ -167,7 +171,7 @@ def _unknown(kind: type[ProcessSettings], prefix: str) -> Iterator[str]:
 
 
 def described(kind: type[ProcessSettings]) -> list[tuple[str, str, str]]:
-    """(variable, default as it would be set, meaning) of every setting, in the order of declaration."""
+    """(variable, default as it would be set, help text) of every setting, in the order of declaration."""
     prefix = kind.model_config.get("env_prefix", "")
     return [
         (prefix + name.upper(), str(_redacted(field.get_default())), field.description or "")
@@ -176,7 +180,7 @@ def described(kind: type[ProcessSettings]) -> list[tuple[str, str, str]]:
 
 
 def redacted(settings: ProcessSettings) -> dict[str, Any]:
-    """Variable name → value, fit for the log: secrets and passwords within URLs are blotted out."""
+    """Variable name → value, for the log: secrets and passwords within URLs are replaced."""
     prefix = settings.model_config.get("env_prefix", "")
     return {prefix + name.upper(): _redacted(value) for name, value in settings}
 

@@ -1,4 +1,4 @@
-"""Endless streams with a bounded window: work side by side, answers in completion order, an orderly end."""
+"""Long-lived streams: a bounded window of concurrent work, results in completion order, an orderly end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AROUND_EACH = 8
 
 
 async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterator[C]:
-    """The items, until `stopping` is set, also while it waits for the next one."""
+    """The items, until `stopping` is set, even while the next one is awaited."""
     stop = asyncio.create_task(stopping.wait())
 
     async def step() -> C | object:
@@ -48,7 +48,7 @@ async def until(stopping: asyncio.Event, items: AsyncIterator[C]) -> AsyncIterat
 
 
 async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, R]) -> R:
-    """What `work` gives; NotReady once `stopping` is set. For what a stream waits for before it has taken anything."""
+    """The result of `work`; NotReady once `stopping` is set. For a stream that has not accepted anything yet."""
     tasks = working, stop = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -62,7 +62,7 @@ async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, R]) -> R:
 
 
 def fitting(results: Sequence[M], max_message_bytes: int) -> Iterator[Sequence[M]]:
-    """The results in their order, cut into parts that fit into one response each; one that is larger goes alone."""
+    """The results in their order, in parts that fit into one response each; a larger result is a part of its own."""
     first, size = 0, _AROUND
     for position, result in enumerate(results):
         more = result.ByteSize() + _AROUND_EACH
@@ -78,9 +78,9 @@ async def in_completion_order(
 ) -> AsyncGenerator[R, None]:
     """Results of `work` on each chunk, as they are ready.
 
-    `chunks` gives (chunk, cost); the next one is asked for only while the costs in flight leave room in `window` (one
-    that is larger goes alone). A result is in flight until the consumer asks for the next, so a caller that does not
-    read slows the reading. What `chunks` or `work` raises is raised after everything in flight has been given out.
+    `chunks` yields (chunk, cost). The next one is started only if the costs in flight leave room in `window`; a larger
+    one runs alone. A result is in flight until the consumer asks for the next, so a caller that does not read slows
+    the reading of requests. An exception of `chunks` or `work` is raised after all results in flight.
     """
     open_tasks: set[asyncio.Task[R | None]] = set()
     finished: asyncio.Queue[asyncio.Task[R | None]] = asyncio.Queue()

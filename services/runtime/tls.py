@@ -1,4 +1,4 @@
-"""TLS from certificate files, which are picked up when they change."""
+"""TLS from certificate files, which are read again when they change."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def pem(cert: Path | None, key: Path | None, ca: Path | None) -> Callable[[objec
 
     def check(contents: object) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # how strong keys must be is for gRPC and the peer to say
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # gRPC and the peer decide how strong keys must be
         wrong = ""
         try:
             if cert is not None and key is not None:
                 wrong = f"{cert} and {key} are not a certificate chain and its private key in PEM"
-                context.load_cert_chain(cert, key, password="")  # it would ask a terminal for one
+                context.load_cert_chain(cert, key, password="")  # without it OpenSSL asks the terminal
             if ca is not None:
                 wrong = f"{ca} holds no certificate in PEM"
                 context.load_verify_locations(ca)
@@ -32,10 +32,10 @@ def pem(cert: Path | None, key: Path | None, ca: Path | None) -> Callable[[objec
 
 
 def server_credentials(cert: Path, key: Path, ca: Path | None) -> grpc.ServerCredentials:
-    """TLS for a server; with `ca` callers must show a certificate that it signed.
+    """TLS for a server; with `ca`, clients must present a certificate that it signed.
 
-    grpc asks for the files at each handshake, so a renewed certificate serves the next connection.
-    OSError where a file cannot be read, ValueError where it holds something else.
+    grpc asks for the certificate at each handshake, so a new file applies to the next connection.
+    OSError if a file cannot be read, ValueError if it is malformed.
     """
     files = ReloadingFiles(*(path for path in (key, cert, ca) if path is not None), check=pem(cert, key, ca))
     last = files.read()
@@ -49,7 +49,7 @@ def server_credentials(cert: Path, key: Path, ca: Path | None) -> grpc.ServerCre
         nonlocal last
         contents = files.read()
         if contents is last:
-            return None  # go on with the present one
+            return None  # keep the current one
         last = contents
         return configuration(contents)
 
@@ -64,5 +64,5 @@ def server_credentials(cert: Path, key: Path, ca: Path | None) -> grpc.ServerCre
 def channel_credentials(
     tls_ca: bytes | None = None, tls_cert: bytes | None = None, tls_key: bytes | None = None
 ) -> grpc.ChannelCredentials:
-    """TLS for a client, from PEM: the CA judges the server (None: the system's); the others are shown to it."""
+    """TLS for a client, from PEM: `tls_ca` verifies the server (None: the system's); the others are the client's."""
     return grpc.ssl_channel_credentials(root_certificates=tls_ca, private_key=tls_key, certificate_chain=tls_cert)

@@ -1,6 +1,6 @@
-"""Request checks that worker and gateway share: they gather every wrong field, then refuse once.
+"""Request checks: all wrong fields are gathered and reported at once.
 
-Field paths are the proto's ("texts[3]", "options.dimensions"), so the caller finds the line.
+Field paths are the proto's ("texts[3]", "options.dimensions").
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from services.runtime.errors import InvalidField, InvalidFields, Problem
 
 @cache
 def _numbers(kind: EnumTypeWrapper) -> frozenset[int]:
-    return frozenset(kind.DESCRIPTOR.values_by_number)  # the mapping itself is made anew at each look
+    return frozenset(kind.DESCRIPTOR.values_by_number)  # protobuf builds the mapping at each access
 
 
 def oversized(field: str, text: str, limit: int) -> Problem | None:
-    """The problem with a text of more than `limit` bytes of UTF-8; None where it fits."""
+    """The problem with a text of more than `limit` bytes of UTF-8; None if it fits."""
     # A code point is 1 to 4 bytes: most texts are judged without encoding them.
     if len(text) * 4 <= limit or (len(text) <= limit and (text.isascii() or len(text.encode()) <= limit)):
         return None
@@ -49,9 +49,9 @@ class Check:
             self.wrong(field, f"is {value}; {low} to {high} is allowed")
 
     def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
-        """A value that the contract names. Proto3 enums are open: any number arrives."""
+        """A value that the contract defines. Proto3 enums are open: any number can arrive."""
         if value not in _numbers(kind):
-            self.wrong(field, f"is {value}, which is no {kind.DESCRIPTOR.name}; known: {', '.join(kind.keys())}")
+            self.wrong(field, f"is {value}, not a valid {kind.DESCRIPTOR.name}; allowed: {', '.join(kind.keys())}")
 
     def filled(self, field: str, text: str) -> None:
         """More than white space."""
@@ -65,6 +65,6 @@ class Check:
             self.wrong(field, problem.violations[0][1])
 
     def done(self) -> None:
-        """Raises InvalidFields where anything was wrong."""
+        """Raises InvalidFields if anything was wrong."""
         if self._violations:
             raise InvalidFields(self._violations)

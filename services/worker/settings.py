@@ -15,35 +15,33 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 class WorkerSettings(ProcessSettings):
-    """How a worker loads its model, and what one request may hold."""
+    """How a worker loads its model, and the limits of one request."""
 
     model: str = Field(description="model: a folder in Hugging Face layout, or a hub id", min_length=1)
     revision: OptionalText = Field(
-        None, description="commit or tag of the hub id; empty: its main branch, as the cache has it"
+        None, description="commit or tag of the hub id; empty: its main branch, as it is in the local cache"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where the model runs; auto: CUDA where there is one"
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the model; auto: CUDA if available")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="number format; auto: bfloat16 on CUDA, float32 on the CPU"
     )
     max_tokens: int = Field(
-        0, ge=0, description="most tokens of one text, prompt included; 0: 8192, or the model's where that is less"
+        0, ge=0, description="maximum tokens of one text, prompt included; 0: 8192, or the model's own if that is less"
     )
-    batch_tokens: int = Field(0, ge=0, description="tokens of one batch; 0: what suits the device")
+    batch_tokens: int = Field(0, ge=0, description="maximum tokens of one batch; 0: chosen for the device")
     queue_tokens: int = Field(
         0,
         ge=0,
-        description="tokens that may wait before calls are refused, a quarter of them for interactive calls alone;"
-        " 0: 32 batches, at least 16 longest texts",
+        description="capacity of the queue in tokens, a quarter of it for interactive calls only; a call over it"
+        " is refused; 0: 32 batches, at least 16 texts of the maximum length",
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one for each core")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one per core")
     tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")
-    max_items: int = Field(2048, ge=1, description="most texts or documents in one request")
-    max_text_bytes: int = Field(4 << 20, ge=1, description="most bytes of UTF-8 in one text")
+    max_items: int = Field(2048, ge=1, description="maximum texts or documents in one request")
+    max_text_bytes: int = Field(4 << 20, ge=1, description="maximum bytes of UTF-8 in one text")
 
     def engine(self) -> EngineSettings:
-        """The engine's share of the settings."""
+        """The settings of the engine."""
         return EngineSettings(
             model=self.model,
             revision=self.revision,
@@ -57,7 +55,7 @@ class WorkerSettings(ProcessSettings):
         )
 
     def limits(self) -> common_pb2.Limits:
-        """What GetModel says about one request."""
+        """The limits that GetModel reports."""
         return common_pb2.Limits(
             max_items=self.max_items, max_text_bytes=self.max_text_bytes, max_message_bytes=self.max_message_bytes
         )

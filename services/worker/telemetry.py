@@ -1,6 +1,6 @@
-"""What a worker reports about its engine: queue, batches, and where each request's time went.
+"""A worker's metrics and spans: the queue, the batches, and the time of each request.
 
-A batch serves many requests, so it is nobody's child: one `batch` span is linked to every request it served, and
+A batch serves many requests, so its span has no parent: one `batch` span is linked to every request in it, and
 each request gets children of its own, `tokenize`, `queue` and, for each batch it was in, `forward`, linked to it.
 """
 
@@ -62,12 +62,12 @@ class WorkerMetrics:
     def request(self, detailed: bool = True) -> Request:
         """To be passed to the engine as its `context`, within the span that it serves.
 
-        `detailed` False: no children, for the later parts of an endless stream. Batches are linked all the same.
+        `detailed` False: no children, for the later parts of a long stream. Batches are linked all the same.
         """
         return Request(trace.get_current_span(), time.time_ns(), detailed)
 
     def served(self, request: Request, spent: Timings, tokens: int) -> None:
-        """The engine has answered: writes the request's children, at the times when things happened."""
+        """The engine has answered: records the request's children with their real times."""
         self._tokens.add(tokens)
         if not (request.detailed and request.span.is_recording()):
             return

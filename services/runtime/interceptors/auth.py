@@ -1,4 +1,4 @@
-"""Asks for a bearer token, where the process was given a file of them."""
+"""Requires a bearer token, if the process has a file of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEME = "bearer "
 
 
 class AuthInterceptor(Interceptor):
-    """UNAUTHENTICATED without a known token. The token's name, if it has one, is on the span; the token never is."""
+    """UNAUTHENTICATED without a known token. The token's name, if it has one, is on the span, never the token."""
 
     infrastructure = False
 
@@ -21,7 +21,7 @@ class AuthInterceptor(Interceptor):
         self._tokens = tokens
 
     def admit(self, context: Context) -> None:
-        """Refuses, or stands aside."""
+        """Raises Unauthenticated without a known token."""
         header = next((str(v) for k, v in context.invocation_metadata() or () if k == "authorization"), "")
         name = self._tokens.name_of(header[len(_SCHEME) :]) if header.lower().startswith(_SCHEME) else None
         if name is None:

@@ -1,4 +1,4 @@
-"""Refuses what is too late before it costs anything."""
+"""Refuses calls whose deadline has passed, before any work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.runtime.interceptors.interceptor import Context, Interceptor
 
 
 class DeadlineInterceptor(Interceptor):
-    """DEADLINE_EXCEEDED at once where less than `least_seconds` are left. A call without a deadline passes."""
+    """DEADLINE_EXCEEDED at once if less than `least_seconds` are left. A call without a deadline passes."""
 
     infrastructure = False
 
@@ -16,7 +16,7 @@ class DeadlineInterceptor(Interceptor):
         self._least = least_seconds
 
     def admit(self, context: Context) -> None:
-        """Refuses, or stands aside."""
+        """Raises DeadlineTooShort if too little time is left."""
         left = remaining(context)
         if left is not None and left < self._least:
             raise DeadlineTooShort

@@ -1,7 +1,7 @@
-"""The first look at a request's bytes, and the last one at a response's.
+"""Decodes requests and serialises responses within the handler's interceptors.
 
-What is over the limit or no protobuf message (invalid UTF-8 among it) is INVALID_ARGUMENT here, where grpc itself
-would say RESOURCE_EXHAUSTED or INTERNAL.
+A message over the limit, or one that is malformed (invalid UTF-8 included), is INVALID_ARGUMENT here; grpc itself
+would answer RESOURCE_EXHAUSTED or INTERNAL.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DecodingInterceptor(Interceptor):
         self._limit = max_message_bytes
 
     def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-        """Hands on a problem in the place of a bad message: a raise here would reach the caller as INTERNAL."""
+        """Returns a Problem in the place of a bad message: a raise here would reach the caller as INTERNAL."""
         if decode is None:
             return None
         # `FromString` is bound to its message class.
@@ -50,7 +50,7 @@ class DecodingInterceptor(Interceptor):
         return checked
 
     def request(self, request: Any) -> Any:
-        """Raises the problem that stands in a request's place."""
+        """Raises the Problem that `decoder` returned."""
         if isinstance(request, Problem):
             raise request
         return request

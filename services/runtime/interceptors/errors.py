@@ -1,4 +1,4 @@
-"""Outermost: whatever comes out of a handler leaves as a status that says what the caller can do."""
+"""Outermost: converts every exception of a handler to a status that says what the caller can do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ErrorsInterceptor(Interceptor):
     """Problem → status; any other exception → INTERNAL with an incident id; a stray CancelledError likewise."""
 
     async def failed(self, context: Context, error: BaseException) -> None:
-        """Aborts the call with what the handler's exception means."""
+        """Aborts the call with the status of the handler's exception."""
         ended = isinstance(error, grpc.aio.AbortError)
         cancelled = isinstance(error, asyncio.CancelledError) and not is_stray(error)
         if not ended and not cancelled:
