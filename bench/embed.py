@@ -17,7 +17,7 @@ from bench.report import Report, Row, table_of
 from bench.subjects import Embedder
 from bench.texts import Writer
 from services.engine.errors import EngineError
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
 
 SUBJECTS = ("winnow", "recipe", "sentence-transformers", "infinity")
 _RECIPE_BATCH_ON_CUDA = 64  # a padded batch of everything would not fit

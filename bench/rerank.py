@@ -16,7 +16,7 @@ from bench.report import Report, Row, table_of
 from bench.subjects import Reranker
 from bench.texts import Writer
 from services.engine.errors import EngineError
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, RERANK_BODY, RERANK_PREFIX, RERANK_SUFFIX
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, RERANK_BODY, RERANK_PREFIX, RERANK_SUFFIX
 
 SUBJECTS = ("winnow", "recipe", "sentence-transformers")
 # Documents per query → queries of a run, by device.

@@ -16,7 +16,7 @@ from bench.checkpoints import CACHE
 from bench.machine import ROOT
 from bench.subjects import Vectors
 from deploy.local.process import Process, StartError
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
 
 ENVIRONMENT = ROOT / ".cache" / "infinity"
 _INSTALL_SECONDS = 1200

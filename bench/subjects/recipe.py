@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from bench.subjects import Scores, Vectors
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIX
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIX
 
 _MAX_LENGTH = 8192
 

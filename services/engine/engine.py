@@ -14,7 +14,7 @@ from services.engine.models.base import Head, unit_vectors
 from services.engine.models.qwen3.heads import yes_no
 from services.engine.scheduler import Batch, Outcome, Scheduler
 from services.engine.text.ends import WHOLE, Pause
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.text.tokenizing import Tokenizing
 from services.engine.types import (

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from services.engine import host
-from services.engine.checkpoint import compatibility
+from services.engine.models.qwen3 import compatibility
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
 from services.engine.devices.base import Device
@@ -22,7 +22,7 @@ from services.engine.models.base import Head
 from services.engine.models.registry import prepare
 from services.engine.runner import Runner
 from services.engine.scheduler import Limits
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.throughput import Throughput
 from services.engine.types import EngineSettings, Ids, ModelInfo, Vector

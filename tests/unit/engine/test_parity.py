@@ -19,7 +19,7 @@ from services.engine.models.base import unit_vectors
 from services.engine.models.qwen3.heads import yes_no
 from services.engine.packing.packing import Packed, pack
 from services.engine.packing.transfer import lay_out, read, write
-from services.engine.text.prompts import RerankPrompts
+from services.engine.models.qwen3.prompts import RerankPrompts
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import EngineSettings, InputType, Priority, Truncation
 from tests.support.plain_attention import plain_varlen

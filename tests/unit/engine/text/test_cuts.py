@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Fast
 from services.engine.text import ends
 from services.engine.text.cuts import Cuts
 from services.engine.text.ends import encode_ends
-from services.engine.text.prompts import EmbedPrompts, Prompt, RerankPrompts
+from services.engine.models.qwen3.prompts import EmbedPrompts, Prompt, RerankPrompts
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Failure, Ids, InputType, Truncation
 from tests.support import checkpoints as tiny

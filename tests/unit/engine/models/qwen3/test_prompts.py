@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.engine.errors import CheckpointError, InvalidInput
-from services.engine.text.prompts import EmbedPrompts, Prompt, RerankPrompts
+from services.engine.models.qwen3.prompts import EmbedPrompts, Prompt, RerankPrompts
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Failure, InputType, Truncation
 from tests.support import checkpoints as tiny

@@ -14,7 +14,7 @@ import numpy as np
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.folder import read_json, read_json_value
 from services.engine.errors import CheckpointError
-from services.engine.text.prompts import DEFAULT_INSTRUCTION, EMBED_END, EMBED_QUERY, EmbedPrompts, RerankPrompts
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_END, EMBED_QUERY, EmbedPrompts, RerankPrompts
 from services.engine.text.tokenizer import Tokenizer
 
 log = logging.getLogger("winnow.engine")
