@@ -20,7 +20,13 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, processors
 
 from bench.machine import ROOT
-from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_END, EMBED_QUERY, RERANK_PREFIX, RERANK_SUFFIX
+from services.engine.models.qwen3.prompts import (
+    DEFAULT_INSTRUCTION,
+    EMBED_END,
+    EMBED_QUERY,
+    RERANK_PREFIX,
+    RERANK_SUFFIX,
+)
 
 Role = Literal["embed", "rerank"]
 CACHE = ROOT / ".cache" / "bench"

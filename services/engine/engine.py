@@ -5,17 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
-import torch
-
-from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.errors import EngineError, InvalidInput, ModelBroken
 from services.engine.load import Loaded, load
-from services.engine.models.base import Head, unit_vectors
-from services.engine.models.qwen3.heads import yes_no
 from services.engine.scheduler import Batch, Outcome, Scheduler
 from services.engine.text.ends import WHOLE, Pause
-from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EmbedPrompts, Prompt, RerankPrompts, never
-from services.engine.text.tokenizer import Tokenizer
+from services.engine.text.prompts import Prompt, never
 from services.engine.text.tokenizing import Tokenizing
 from services.engine.types import (
     BatchReport,
@@ -164,13 +158,12 @@ class EmbedEngine(_Engine):
 
     def __init__(self, loaded: Loaded, tokenizer_threads: int) -> None:
         super().__init__(loaded, tokenizer_threads)
-        self._prompts = EmbedPrompts(loaded.tokenizer)
+        self._prompts = loaded.family.embed_prompts(loaded.tokenizer)
 
     @classmethod
     def load(cls, settings: EngineSettings) -> Self:
         """Blocking: reads the weights, warms up, checks itself. Raises CheckpointError."""
-        loaded = load(settings, lambda checkpoint, tokenizer, device: unit_vectors, embeds=True)
-        return cls(loaded, settings.tokenizer_threads)
+        return cls(load(settings, embeds=True), settings.tokenizer_threads)
 
     async def embed(
         self,
@@ -193,7 +186,7 @@ class EmbedEngine(_Engine):
         self._admissible("texts", len(texts), priority, deadline)
         prompts, tokenize_s = await self._tokenize(
             texts,
-            0 if input_type is InputType.DOCUMENT else len(instruction or DEFAULT_INSTRUCTION),
+            0 if input_type is InputType.DOCUMENT else len(instruction or self.info.default_instruction),
             priority,
             deadline,
             lambda pause: self._prompts.build(
@@ -220,17 +213,12 @@ class RerankEngine(_Engine):
 
     def __init__(self, loaded: Loaded, tokenizer_threads: int) -> None:
         super().__init__(loaded, tokenizer_threads)
-        self._prompts = RerankPrompts(loaded.tokenizer)
+        self._prompts = loaded.family.rerank_prompts(loaded.tokenizer)
 
     @classmethod
     def load(cls, settings: EngineSettings) -> Self:
         """Blocking: reads the weights, warms up, checks itself. Raises CheckpointError."""
-
-        def head(checkpoint: Checkpoint, tokenizer: Tokenizer, device: torch.device) -> Head:
-            prompts = RerankPrompts(tokenizer)
-            return yes_no(checkpoint, prompts.yes_id, prompts.no_id, device)
-
-        return cls(load(settings, head, embeds=False), settings.tokenizer_threads)
+        return cls(load(settings, embeds=False), settings.tokenizer_threads)
 
     async def rerank(
         self,

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,30 +10,27 @@ import numpy as np
 import torch
 
 from services.engine import host
-from services.engine.models.qwen3 import compatibility
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
+from services.engine.checkpoint.sentence_transformers import longest_text
 from services.engine.devices.base import Device
 from services.engine.devices.cpu import Cpu
 from services.engine.devices.cuda import Cuda
 from services.engine.errors import CheckpointError, EngineError
-from services.engine.models.base import Head
-from services.engine.models.registry import prepare
+from services.engine.models.base import Family
+from services.engine.models.registry import FAMILIES, Families, family_of
 from services.engine.runner import Runner
 from services.engine.scheduler import Limits
-from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.throughput import Throughput
 from services.engine.types import EngineSettings, Ids, ModelInfo, Vector
 
-MakeHead = Callable[[Checkpoint, Tokenizer, torch.device], Head]
-
-_MAX_TOKENS = 8192  # of one text, where the settings name no limit
+_MAX_TOKENS = 8192  # of one text, if the settings name no limit
 # Tokens per batch. CPU: products of weights gain nothing past some 200 rows, but the documents of a rerank request
 # share its prefix only within a batch; at 2048 the 0.6B model's products reach 32 MB, for which glibc asks the system
 # each time, zeroed page by page. CUDA: enough to hide launches and fill the card.
 _BATCH_TOKENS = {"cpu": 2000, "cuda": 16384}
-# Bulk batches are what an interactive request may find in its way: as many tokens as take this long, but not fewer.
+# An interactive request may have to wait for a bulk batch: at most this many seconds of work, but no fewer tokens.
 _BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
@@ -53,19 +49,24 @@ class Loaded:
     """A model ready to serve."""
 
     info: ModelInfo
+    family: Family
     tokenizer: Tokenizer
     runner: Runner
     limits: Limits
     throughput: Throughput
 
 
-def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Loaded:
-    """Blocking. Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself."""
+def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIES) -> Loaded:
+    """A model that makes vectors if it `embeds`, else scores. Blocking.
+
+    Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself.
+    """
     device, dtype = _placement(settings)
     host.use_threads(settings.threads, settings.tokenizer_threads)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
-    config = checkpoint.config
-    own_limit = compatibility.longest_text(checkpoint.folder) or config.max_position_embeddings
+    family = family_of(checkpoint, families)
+    config = family.config
+    own_limit = longest_text(checkpoint.folder) or config.max_position_embeddings
     max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings, own_limit)
     if not 64 <= max_tokens <= config.max_position_embeddings:
         raise CheckpointError(f"max_tokens is {max_tokens}; this model takes 64 to {config.max_position_embeddings}")
@@ -79,21 +80,19 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
             "%s: tokenizer.json has %d tokens, the model only %d; a text that holds one of the others is refused",
             *(checkpoint.name, tokenizer.vocab_size, config.vocab_size),
         )
-    compatibility.check(checkpoint, tokenizer, embeds=embeds)
-    # One thread alone calls torch. Each that does gets OpenMP threads of its own, and where these are more than the
+    family.check(tokenizer, embeds=embeds)
+    # One thread alone calls torch. Each that does gets OpenMP threads of its own; if these are more than the
     # processors, they sleep between two kernels and must be woken for each.
     model_thread = ThreadPoolExecutor(1, "model")
     try:
-        on_device, weights_digest = model_thread.submit(
-            _build, checkpoint, tokenizer, make_head, device, dtype, max_tokens
-        ).result()
+        built = model_thread.submit(_build, family, tokenizer, device, dtype, max_tokens, embeds=embeds).result()
     except BaseException:
         model_thread.shutdown(wait=False)
         raise
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
-    runner = Runner(on_device, model_thread)
+    runner = Runner(built.device, model_thread)
     rate = _warm_up(runner, tokenizer, batch_tokens)
-    depth = 2 if on_device.overlaps else 1
+    depth = 2 if built.device.overlaps else 1
     limits = Limits(
         batch=batch_tokens,
         bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(rate * _BULK_S))),
@@ -110,38 +109,42 @@ def load(settings: EngineSettings, make_head: MakeHead, *, embeds: bool) -> Load
             name=checkpoint.name,
             revision=checkpoint.revision,
             config=config,
-            weights=weights_digest,
+            weights=built.weights_digest,
             tokenizer=hashlib.sha256(checkpoint.tokenizer_file.read_bytes()).hexdigest(),
-            head="embedding" if embeds else "yes over no",
+            head=built.head,
             dtype=dtype_name,
-            template=TEMPLATE_VERSION,
+            template=family.template_version,
         ),
         dimensions=config.hidden_size if embeds else 0,
         max_tokens=max_tokens,
         dtype=dtype_name,
         device=device.type,
-        default_instruction=DEFAULT_INSTRUCTION,
-        template_version=TEMPLATE_VERSION,
-        weights_digest=weights_digest,
+        default_instruction=family.default_instruction,
+        template_version=family.template_version,
+        weights_digest=built.weights_digest,
     )
-    return Loaded(info, tokenizer, runner, limits, Throughput(rate, batch_tokens))
+    return Loaded(info, family, tokenizer, runner, limits, Throughput(rate, batch_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """The model on its device, its head's name and the digest of its weights."""
+
+    device: Device
+    head: str
+    weights_digest: str
 
 
 def _build(
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
-    make_head: MakeHead,
-    device: torch.device,
-    dtype: torch.dtype,
-    max_tokens: int,
-) -> tuple[Device, str]:
-    """The model on its device, and the digest of its weights."""
-    build = prepare(checkpoint, device, dtype)
+    family: Family, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype, max_tokens: int, *, embeds: bool
+) -> _Built:
+    read = family.prepare(device, dtype)
     with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
-        digest = beside.submit(checkpoint.digest)
-        model = build(max_tokens)
-        head = make_head(checkpoint, tokenizer, device)
-        return Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head), digest.result()
+        digest = beside.submit(family.tensors.digest)
+        model = read(max_tokens)
+        name, head = family.head(tokenizer, device, embeds=embeds)
+        on_device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
+        return _Built(on_device, name, digest.result())
 
 
 def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:

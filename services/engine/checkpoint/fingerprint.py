@@ -3,15 +3,17 @@
 import hashlib
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from services.engine.models.qwen3.config import ModelConfig
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def fingerprint(
     *,
     name: str,
     revision: str,
-    config: ModelConfig,
+    config: "DataclassInstance",
     weights: str,
     tokenizer: str,
     head: str,

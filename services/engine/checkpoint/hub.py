@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from services.engine.checkpoint.tensors import missing_weights
+from services.engine.checkpoint.weight_files import missing_weights
 from services.engine.errors import CheckpointError
 
 # What is read, and the files that tell a model which is used otherwise than ours.

@@ -1,4 +1,4 @@
-"""What the engine needs of a model family: a forward pass over one packed batch, and a head on its last states."""
+"""What the engine needs of a model family: prompts, a forward pass over one packed batch, a head on its last states."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from typing import Protocol, Self
 import torch
 import torch.nn.functional as F
 
+from services.engine.checkpoint.tensors import Tensors
 from services.engine.layers.attention import Attention
+from services.engine.text.prompts import EmbedTemplate, RerankTemplate
+from services.engine.text.tokenizer import Tokenizer
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 """`fp32 [E, hidden] -> fp32 [E, width]`."""
@@ -36,6 +39,53 @@ class Model(Protocol):
 
     def compiled(self) -> Self:
         """The same model over the same weights, with kernels that are compiled on their first calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What start-up reads of config.json, whatever the family. A family's own config adds its shapes and constants."""
+
+    vocab_size: int
+    hidden_size: int
+    max_position_embeddings: int
+
+
+class Family(Protocol):
+    """A checkpoint as its family reads it. Every method may raise CheckpointError."""
+
+    @property
+    def config(self) -> Config:
+        """config.json. All its values are part of the fingerprint."""
+
+    @property
+    def tensors(self) -> Tensors:
+        """The weights."""
+
+    @property
+    def default_instruction(self) -> str:
+        """The instruction of a request that has none."""
+
+    @property
+    def template_version(self) -> str:
+        """Changes if the prompts do. Part of the fingerprint."""
+
+    def check(self, tokenizer: Tokenizer, *, embeds: bool) -> None:
+        """Refuses a checkpoint whose files say that it is used in another way than here.
+
+        `embeds`: it is to make vectors, not scores.
+        """
+
+    def embed_prompts(self, tokenizer: Tokenizer) -> EmbedTemplate:
+        """The prompts of an embedding model."""
+
+    def rerank_prompts(self, tokenizer: Tokenizer) -> RerankTemplate:
+        """The prompts of a reranker."""
+
+    def head(self, tokenizer: Tokenizer, device: torch.device, *, embeds: bool) -> tuple[str, Head]:
+        """What makes vectors or scores of hidden states, and its name in the fingerprint."""
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Model]:
+        """Chooses number formats, if need be by a probe. The result reads the weights, for texts of so many tokens."""
 
 
 def unit_vectors(hidden: torch.Tensor) -> torch.Tensor:

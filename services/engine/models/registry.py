@@ -1,19 +1,23 @@
-"""The model families, by the `model_type` of config.json."""
+"""The model families, by the `model_type` of config.json. The one module that names them all."""
 
-from collections.abc import Callable
-
-import torch
+from collections.abc import Callable, Mapping
 
 from services.engine.checkpoint.checkpoint import Checkpoint
-from services.engine.models.base import Model
-from services.engine.models.qwen3.build import prepare as qwen3
+from services.engine.checkpoint.folder import refuse_placeholder
+from services.engine.errors import CheckpointError
+from services.engine.models.base import Family
+from services.engine.models.qwen3.family import Qwen3Family
 
-Prepare = Callable[[Checkpoint, torch.device, torch.dtype], Callable[[int], Model]]
-"""`prepare(checkpoint, device, dtype)(max_tokens) -> Model`; both raise CheckpointError."""
+Families = Mapping[str, Callable[[Checkpoint], Family]]
 
-FAMILIES: dict[str, Prepare] = {"qwen3": qwen3}
+FAMILIES: Families = {"qwen3": Qwen3Family}
 
 
-def prepare(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Callable[[int], Model]:
-    """See Prepare, for the family of this checkpoint."""
-    return FAMILIES[checkpoint.raw_config["model_type"]](checkpoint, device, dtype)
+def family_of(checkpoint: Checkpoint, families: Families) -> Family:
+    """The checkpoint as its family reads it. Raises CheckpointError if none does, or if it is unsound."""
+    model_type = checkpoint.raw_config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in families:
+        served = " or ".join(map(repr, families))
+        raise CheckpointError(f"config.json: model_type is {model_type!r}; only {served} can be served")
+    refuse_placeholder(checkpoint.tokenizer_file)  # at once, as weights take longer to read
+    return families[model_type](checkpoint)

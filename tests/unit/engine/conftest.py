@@ -16,6 +16,7 @@ from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.layers.elementwise import Elementwise, InPlace
 from services.engine.layers.linear import LinearFormat, fp32
 from services.engine.models.base import Head, unit_vectors
+from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.models.qwen3.forward import Qwen3
 from services.engine.models.qwen3.weights import read
 from services.engine.types import EngineSettings
@@ -87,9 +88,9 @@ def device(
     mlp_rows: int = 1024,
 ) -> Cpu:
     """The model of a checkpoint, put together by hand."""
-    checkpoint = Checkpoint.open(str(folder))
-    config = checkpoint.config
-    weights = read(checkpoint, torch.device("cpu"), dtype, linear, LIMIT)
+    family = Qwen3Family(Checkpoint.open(str(folder)))
+    config = family.config
+    weights = read(config, family.tensors, torch.device("cpu"), dtype, linear, LIMIT)
     return Cpu(Qwen3(config, weights, elementwise or InPlace(config.rms_norm_eps), dtype, mlp_rows), head)
 
 

@@ -16,10 +16,11 @@ from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.layers.elementwise import Fused
 from services.engine.layers.linear import dense, packed_fp16
 from services.engine.models.base import unit_vectors
+from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.models.qwen3.heads import yes_no
+from services.engine.models.qwen3.prompts import RerankPrompts
 from services.engine.packing.packing import Packed, pack
 from services.engine.packing.transfer import lay_out, read, write
-from services.engine.models.qwen3.prompts import RerankPrompts
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import EngineSettings, InputType, Priority, Truncation
 from tests.support.plain_attention import plain_varlen
@@ -155,7 +156,8 @@ def test_fp16_packed_weights_of_a_bf16_checkpoint(checkpoints: Callable[..., Pat
 
     prompts = RerankPrompts(words)
     _, built = prompts.build("gravity", texts(), instruction=None, truncation=Truncation.END, max_tokens=LIMIT)
-    head = yes_no(Checkpoint.open(str(folder)), prompts.yes_id, prompts.no_id, torch.device("cpu"))
+    family = Qwen3Family(Checkpoint.open(str(folder)))
+    head = yes_no(family.config, family.tensors, prompts.yes_id, prompts.no_id, torch.device("cpu"))
     model = device(folder, linear=packed_fp16, head=head)
     logits = model.launch(model.pack([prompt.tokens for prompt in built]))()[:, 0]
     assert np.abs(1 / (1 + np.exp(-logits)) - recipe.rerank("gravity", texts())).max() <= 1e-4

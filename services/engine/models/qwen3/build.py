@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 
 from services.engine import host
-from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.checkpoint.tensors import Tensors
 from services.engine.layers.elementwise import Elementwise, Fused, InPlace
 from services.engine.layers.linear import choose_cpu_format, dense
+from services.engine.models.qwen3.config import ModelConfig
 from services.engine.models.qwen3.forward import Qwen3
 from services.engine.models.qwen3.weights import read
 
@@ -17,18 +18,17 @@ _MLP_ROWS = {"cpu": 1024, "cuda": 16384}
 _ROOM = 0.5
 
 
-def prepare(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
-    """Chooses formats, on the CPU by a probe. Gives what then reads the weights, for texts of so many tokens."""
-    config = checkpoint.config
+def prepare(config: ModelConfig, tensors: Tensors, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
+    """Chooses formats, on the CPU by a probe. The result reads the weights, for texts of so many tokens."""
     linear = dense(device, dtype)
     elementwise: Elementwise = Fused(config.rms_norm_eps)
     if device.type == "cpu" and dtype == torch.float32:
-        sample = checkpoint.tensor("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-        linear = choose_cpu_format(sample, room_for_both=3 * checkpoint.size < _ROOM * host.free_memory())
+        sample = tensors("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
+        linear = choose_cpu_format(sample, room_for_both=3 * tensors.size < _ROOM * host.free_memory())
         elementwise = InPlace(config.rms_norm_eps)
 
     def build(max_tokens: int) -> Qwen3:
-        weights = read(checkpoint, device, dtype, linear, max_tokens)
+        weights = read(config, tensors, device, dtype, linear, max_tokens)
         return Qwen3(config, weights, elementwise, dtype, _MLP_ROWS[device.type])
 
     return build

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.engine.errors import CheckpointError
+from services.engine.models.base import Config
 
 _ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model")
 _SERVED = " and ".join(_ARCHITECTURES)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(Config):
     """Shapes and constants of a dense Qwen3. Field names follow Hugging Face."""
 
-    vocab_size: int
-    hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
@@ -23,14 +22,11 @@ class ModelConfig:
     head_dim: int  # not hidden_size / num_attention_heads
     rms_norm_eps: float
     rope_theta: float
-    max_position_embeddings: int
     tie_word_embeddings: bool
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """Reads what transformers 4 and 5 write. Raises CheckpointError for anything this engine would get wrong."""
-        if raw.get("model_type") != "qwen3":
-            raise CheckpointError(f"config.json: model_type is {raw.get('model_type')!r}; only 'qwen3' can be served")
         _refuse_foreign(raw)
         for name, unsupported in [
             ("attention_bias", bool(raw.get("attention_bias"))),

@@ -1,14 +1,14 @@
 """The exact token arrays that Qwen3-Embedding and Qwen3-Reranker were trained on, around the caller's text."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from services.engine.errors import CheckpointError, InvalidInput
 from services.engine.text.ends import Pause
-from services.engine.text.tokenizer import Tokenizer, is_encodable
+from services.engine.text.prompts import Prompt, checked, compare, encode_each, never, too_long, within
+from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Failure, Ids, InputType, Truncation
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -24,25 +24,13 @@ RERANK_PREFIX = (
 RERANK_BODY = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"
 RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
-_RERANK_MARKS = ("<|im_start|>", "<|im_end|>")  # what parts the caller's texts from ours
+_RERANK_MARKS = ("<|im_start|>", "<|im_end|>")  # which separate the caller's texts from ours
 _PROBE = "what is gravity, if not a force?"
 _NO_LIMIT = 1 << 20
 
 TEMPLATE_VERSION = hashlib.sha256(
     "\0".join([EMBED_QUERY, EMBED_END, RERANK_PREFIX, RERANK_BODY, RERANK_SUFFIX]).encode()
 ).hexdigest()[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One text as the model reads it; `tokens`: int32 `[n]`."""
-
-    tokens: Ids
-    truncated: bool
-
-
-def never() -> None:
-    """For work that is not to be interrupted."""
 
 
 class EmbedPrompts:
@@ -58,7 +46,7 @@ class EmbedPrompts:
         (built,) = self.build(
             [_PROBE], input_type=InputType.QUERY, instruction=None, truncation=Truncation.END, max_tokens=_NO_LIMIT
         )
-        _compare(self._tokenizer, EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) + _PROBE + EMBED_END, built)
+        compare(self._tokenizer, EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) + _PROBE + EMBED_END, built)
 
     def build(
         self,
@@ -77,9 +65,9 @@ class EmbedPrompts:
         head, head_ids = "", np.empty(0, np.int32)
         if input_type is not InputType.DOCUMENT:
             default = SYMMETRIC_INSTRUCTION if input_type is InputType.SYMMETRIC else DEFAULT_INSTRUCTION
-            head = EMBED_QUERY.format(instruction=_checked("instruction", instruction or default))
+            head = EMBED_QUERY.format(instruction=checked("instruction", instruction or default))
             head_ids = self._tokenizer.encode_ends([head], max_tokens, 0, pause)[0]
-            _within(self._tokenizer, "instruction", head_ids)
+            within(self._tokenizer, "instruction", head_ids)
         elif instruction:
             raise InvalidInput("instruction", "documents are embedded without one; set input_type to QUERY")
         room = max_tokens - len(self._end)
@@ -93,7 +81,7 @@ class EmbedPrompts:
                 return Prompt(np.concatenate([ids, self._end]), truncated=False)
             match truncation:
                 case Truncation.ERROR:
-                    return _too_long(f"texts[{index}]", len(ids) + len(self._end), max_tokens)
+                    return too_long(f"texts[{index}]", len(ids) + len(self._end), max_tokens)
                 case Truncation.END:
                     kept = ids[:room]
                 case Truncation.START:
@@ -104,7 +92,7 @@ class EmbedPrompts:
             return Prompt(np.concatenate([kept, self._end]), truncated=True)
 
         first, last = (len(head_ids), room) if truncation is Truncation.START else (room, 0)
-        return _encode_each(self._tokenizer, "texts", texts, head, finish, first, last, pause)
+        return encode_each(self._tokenizer, "texts", texts, head, finish, first, last, pause)
 
 
 class RerankPrompts:
@@ -127,7 +115,7 @@ class RerankPrompts:
         """Compares with what the tokenizer makes of the whole prompt by itself. Raises CheckpointError."""
         _, (built,) = self.build(_PROBE, [_PROBE], instruction=None, truncation=Truncation.END, max_tokens=_NO_LIMIT)
         body = RERANK_BODY.format(instruction=DEFAULT_INSTRUCTION, query=_PROBE)
-        _compare(self._tokenizer, f"{RERANK_PREFIX}{body} {_PROBE}{RERANK_SUFFIX}", built)
+        compare(self._tokenizer, f"{RERANK_PREFIX}{body} {_PROBE}{RERANK_SUFFIX}", built)
 
     def build(
         self,
@@ -144,8 +132,8 @@ class RerankPrompts:
         Raises InvalidInput for the whole request if instruction and query leave no room for a document; it names the
         longer of the two.
         """
-        task = _checked("instruction", instruction or DEFAULT_INSTRUCTION)
-        body = RERANK_BODY.format(instruction=task, query=_checked("query", query))
+        task = checked("instruction", instruction or DEFAULT_INSTRUCTION)
+        body = RERANK_BODY.format(instruction=task, query=checked("query", query))
 
         def read(text: str) -> Ids:
             return self._tokenizer.encode_ends([text], max_tokens, 0, pause)[0]
@@ -160,75 +148,15 @@ class RerankPrompts:
             )
         if self._tokenizer.beyond(shared):
             for name, text in (("instruction", task), ("query", query)):
-                _within(self._tokenizer, name, read(text))
-            _within(self._tokenizer, "query", shared)
+                within(self._tokenizer, name, read(text))
+            within(self._tokenizer, "query", shared)
 
         def finish(index: int, ids: Ids) -> Prompt | Failure:
             over = len(ids) > room
             if over and truncation is Truncation.ERROR:
-                return _too_long(f"documents[{index}]", fixed + len(ids), max_tokens)
+                return too_long(f"documents[{index}]", fixed + len(ids), max_tokens)
             kept = ids[len(ids) - room :] if over and truncation is Truncation.START else ids[:room]
             return Prompt(np.concatenate([shared, kept, self._suffix]), truncated=over)
 
         first, last = (0, room) if truncation is Truncation.START else (room, 0)
-        return len(shared), _encode_each(self._tokenizer, "documents", documents, " ", finish, first, last, pause)
-
-
-def _encode_each(
-    tokenizer: Tokenizer,
-    field: str,
-    texts: Sequence[str],
-    head: str,
-    finish: Callable[[int, Ids], Prompt | Failure],
-    first: int,
-    last: int,
-    pause: Pause,
-) -> list[Prompt | Failure]:
-    """`finish(index, ids of head + text)` for every text; a text that cannot be read fails alone.
-
-    Of a text with more than `first + last` ids, those between may be missing.
-    """
-    sound = [is_encodable(text) for text in texts]
-    joint = [head + text for text, ok in zip(texts, sound, strict=True) if ok]
-    ids = iter(tokenizer.encode_ends(joint, first, last, pause))
-    return [
-        _read_or_fail(tokenizer, f"{field}[{index}]", finish(index, next(ids)))
-        if ok
-        else Failure(InvalidInput(f"{field}[{index}]", "is not valid Unicode text"))
-        for index, ok in enumerate(sound)
-    ]
-
-
-def _read_or_fail(tokenizer: Tokenizer, field: str, prompt: Prompt | Failure) -> Prompt | Failure:
-    if isinstance(prompt, Prompt):
-        try:
-            _within(tokenizer, field, prompt.tokens)
-        except InvalidInput as error:
-            return Failure(error, tokens=len(prompt.tokens))
-    return prompt
-
-
-def _within(tokenizer: Tokenizer, field: str, ids: Ids) -> None:
-    """Raises InvalidInput for a text with a token that the tokenizer has and the model has not."""
-    if token := tokenizer.beyond(ids):
-        raise InvalidInput(field, f"holds {token!r}, a token that this model does not know; leave it out")
-
-
-def _compare(tokenizer: Tokenizer, whole: str, built: Prompt | Failure) -> None:
-    """`built` must be the tokens of the whole prompt, a trusted text, as the tokenizer parses it by itself."""
-    parsed = tokenizer.parsed(whole)
-    if isinstance(built, Failure) or not np.array_equal(built.tokens, parsed):
-        raise CheckpointError(
-            "tokenizer.json: self-check failed: the prompt's tokens are not those of the joint text; an added token or"
-            " another way of splitting text parts it elsewhere. Give the tokenizer.json that the model was trained with"
-        )
-
-
-def _checked(field: str, text: str) -> str:
-    if not is_encodable(text):
-        raise InvalidInput(field, "is not valid Unicode text")
-    return text
-
-
-def _too_long(field: str, tokens: int, limit: int) -> Failure:
-    return Failure(InvalidInput(field, f"{tokens} tokens or more exceed the limit of {limit}"), tokens=tokens)
+        return len(shared), encode_each(self._tokenizer, "documents", documents, " ", finish, first, last, pause)

@@ -1,12 +1,28 @@
 """A checkpoint's tensors in the layout the forward pass wants."""
 
+import re
 from dataclasses import dataclass
 
 import torch
 
-from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.checkpoint.tensors import Tensors, Usage
 from services.engine.layers.linear import Linear, LinearFormat
 from services.engine.models.qwen3.config import ModelConfig
+
+_LAYER = re.compile(
+    r"layers\.(\d+)\."
+    r"(?:input_layernorm|post_attention_layernorm|self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj)\.weight"
+)
+_USED = frozenset({"embed_tokens.weight", "norm.weight", "lm_head.weight"})
+_DERIVED = re.compile(r"(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+# Why a tensor that is not used changes the results, by its name; the first that fits.
+_REASONS = (
+    (
+        r"^score\.|classifier|classification|pooler",
+        "is a classification head, which is not served; give the reranker that answers yes or no (Qwen3ForCausalLM)",
+    ),
+    (r"\.bias$", "is a bias, which a Qwen3 model does not have; such a model is not served"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +48,44 @@ class Weights:
     rotation: torch.Tensor  # [max_tokens, 1, D/2, 2] fp32: cos and sin by position
 
 
+def usage(config: ModelConfig) -> Usage:
+    """Which tensors a checkpoint may hold."""
+
+    def unused(name: str) -> str | None:
+        if name in _USED:
+            return None
+        if layer := _LAYER.fullmatch(name):
+            count = config.num_hidden_layers
+            return None if int(layer[1]) < count else f"lies beyond the {count} layers that config.json names"
+        return next(
+            (reason for pattern, reason in _REASONS if re.search(pattern, name)),
+            "is not part of a Qwen3 model, and would be ignored; such a model is not served",
+        )
+
+    return Usage(_DERIVED, unused)
+
+
 def read(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, linear: LinearFormat, max_tokens: int
+    config: ModelConfig,
+    tensors: Tensors,
+    device: torch.device,
+    dtype: torch.dtype,
+    linear: LinearFormat,
+    max_tokens: int,
 ) -> Weights:
     """Reads every tensor once. Raises CheckpointError for what is missing, misshapen or all zero, by name."""
-    c = checkpoint.config
+    c = config
     heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
 
     def vector(name: str, size: int) -> torch.Tensor:
-        return checkpoint.tensor(name, (size,)).to(device, dtype)
+        return tensors(name, (size,)).to(device, dtype)
 
     def layer(index: int) -> DecoderLayer:
         at = f"layers.{index}."
         last = index == c.num_hidden_layers - 1
 
         def weight(name: str, rows: int, columns: int) -> torch.Tensor:
-            return checkpoint.tensor(f"{at}{name}_proj.weight", (rows, columns))
+            return tensors(f"{at}{name}_proj.weight", (rows, columns))
 
         q = interleave(weight("self_attn.q", heads, c.hidden_size), c.head_dim)
         k = interleave(weight("self_attn.k", kv_heads, c.hidden_size), c.head_dim)
@@ -66,7 +104,7 @@ def read(
         )
 
     return Weights(
-        embedding=checkpoint.tensor("embed_tokens.weight", (c.vocab_size, c.hidden_size)).to(device),
+        embedding=tensors("embed_tokens.weight", (c.vocab_size, c.hidden_size)).to(device),
         first_norm=vector("layers.0.input_layernorm.weight", c.hidden_size),
         layers=tuple(layer(i) for i in range(c.num_hidden_layers)),
         rotation=rotation_table(c, max_tokens).to(device),

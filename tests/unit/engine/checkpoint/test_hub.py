@@ -12,6 +12,7 @@ import pytest
 
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.errors import CheckpointError
+from services.engine.models.registry import FAMILIES, family_of
 from tests.support.checkpoints import edit_config
 from tests.support.hub import COMMIT, hub
 
@@ -21,6 +22,7 @@ OPEN = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from services.engine.errors import CheckpointError
+from services.engine.models.registry import FAMILIES, family_of
 from services.engine.checkpoint.hub import snapshot
 try:
     print("opened", snapshot(sys.argv[1], sys.argv[2] or None).name)
@@ -151,4 +153,4 @@ def test_a_model_of_the_hub_is_held_to_the_same_rules(
     by_hand(cache, model)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     with pytest.raises(CheckpointError, match="auto_map"):
-        Checkpoint.open(MODEL)
+        family_of(Checkpoint.open(MODEL), FAMILIES)

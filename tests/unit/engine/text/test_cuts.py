@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Fast
 
+from services.engine.models.qwen3.prompts import EmbedPrompts, Prompt, RerankPrompts
 from services.engine.text import ends
 from services.engine.text.cuts import Cuts
 from services.engine.text.ends import encode_ends
-from services.engine.models.qwen3.prompts import EmbedPrompts, Prompt, RerankPrompts
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Failure, Ids, InputType, Truncation
 from tests.support import checkpoints as tiny

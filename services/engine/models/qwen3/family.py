@@ -1,0 +1,53 @@
+"""Qwen3-Embedding and Qwen3-Reranker: see `Family`."""
+
+from collections.abc import Callable
+
+import torch
+
+from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.checkpoint.tensors import Tensors
+from services.engine.models.base import Head, unit_vectors
+from services.engine.models.qwen3 import compatibility
+from services.engine.models.qwen3.build import prepare
+from services.engine.models.qwen3.config import ModelConfig
+from services.engine.models.qwen3.forward import Qwen3
+from services.engine.models.qwen3.heads import yes_no
+from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION, EmbedPrompts, RerankPrompts
+from services.engine.models.qwen3.weights import usage
+from services.engine.text.tokenizer import Tokenizer
+
+
+class Qwen3Family:
+    """A checkpoint as a dense Qwen3."""
+
+    default_instruction = DEFAULT_INSTRUCTION
+    template_version = TEMPLATE_VERSION
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Raises CheckpointError for anything that would be computed wrongly."""
+        self._checkpoint = checkpoint
+        self.config = ModelConfig.parse(checkpoint.raw_config)
+        self.tensors = Tensors(checkpoint.name, checkpoint.folder, usage(self.config))
+
+    def check(self, tokenizer: Tokenizer, *, embeds: bool) -> None:
+        """See Family."""
+        compatibility.check(self._checkpoint, tokenizer, has_head=self.tensors.has_prefix, embeds=embeds)
+
+    def embed_prompts(self, tokenizer: Tokenizer) -> EmbedPrompts:
+        """See Family."""
+        return EmbedPrompts(tokenizer)
+
+    def rerank_prompts(self, tokenizer: Tokenizer) -> RerankPrompts:
+        """See Family."""
+        return RerankPrompts(tokenizer)
+
+    def head(self, tokenizer: Tokenizer, device: torch.device, *, embeds: bool) -> tuple[str, Head]:
+        """See Family."""
+        if embeds:
+            return "embedding", unit_vectors
+        prompts = RerankPrompts(tokenizer)
+        return "yes over no", yes_no(self.config, self.tensors, prompts.yes_id, prompts.no_id, device)
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
+        """See Family."""
+        return prepare(self.config, self.tensors, device, dtype)
