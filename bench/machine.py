@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from services.engine import host
+
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "grpcio", "redis")
 
@@ -19,20 +21,6 @@ def processor() -> str:
     except OSError:
         match = None
     return " ".join((match.group(1) if match else platform.processor() or platform.machine()).split())
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> int:
-    """Bytes that a process could still take; on systems that do not say, no limit worth the name."""
-    try:
-        match = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return int(match.group(1)) * 1024 if match else 1 << 62
 
 
 def accelerator() -> str | None:
@@ -60,7 +48,7 @@ def facts(device: str = "cpu") -> dict[str, object]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "processor": processor(),
-        "cores": cores(),
+        "cores": host.cpus(),
         "accelerator": accelerator() if device == "cuda" else None,
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),

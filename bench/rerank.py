@@ -1,6 +1,7 @@
 """Reranking throughput at MS MARCO's lengths: the same pairs through the same weights, side by side."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from bench import checkpoints, compare, machine
+from bench import checkpoints, compare
 from bench.ceiling import ceiling, config_of, linear_flops
 from bench.compare import Measurement, Numbers
 from bench.report import Report, Row, table_of
 from bench.subjects import Reranker
 from bench.texts import Writer
+from services.engine import host
 from services.engine.errors import EngineError
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, RERANK_BODY, RERANK_PREFIX, RERANK_SUFFIX
 
@@ -128,7 +130,7 @@ def _recipe_batch(documents: int, longest: int, folder: Path, device: str, outpu
     if device == "cuda":
         return min(documents, 50)
     batch, row = documents, 4 * longest * config_of(folder).vocab_size
-    while batch > 1 and batch * row > 0.8 * machine.free_memory():
+    while batch > 1 and batch * row > 0.8 * (host.free_memory() or math.inf):
         batch = (batch + 1) // 2
     if batch < documents:
         output.note(

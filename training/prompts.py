@@ -1,20 +1,25 @@
-"""The prompts of Qwen3-Embedding and Qwen3-Reranker, letter for letter (their model cards)."""
+"""Prompts as training needs them: the parts that the engine serves, before a tokenizer exists."""
 
 from __future__ import annotations
 
-TASK = "Given a web search query, retrieve relevant passages that answer the query"
-RERANK_PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+from services.engine.models.qwen3.prompts import (
+    DEFAULT_INSTRUCTION,
+    EMBED_QUERY,
+    RERANK_BODY,
+    RERANK_PREFIX,
+    RERANK_SUFFIX,
 )
-RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+__all__ = ["RERANK_PREFIX", "RERANK_SUFFIX", "TASK", "embed_query", "rerank_head"]
+
+TASK = DEFAULT_INSTRUCTION
 
 
 def embed_query(query: str, task: str | None = TASK) -> str:
-    """A query as the embedder sees it; documents are embedded raw. No space follows ``Query:``."""
-    return query if task is None else f"Instruct: {task}\nQuery:{query}"
+    """A query as the embedder reads it; documents are embedded raw."""
+    return query if task is None else EMBED_QUERY.format(instruction=task) + query
 
 
 def rerank_head(query: str, task: str = TASK) -> str:
     """The part of the reranker's body that all documents of a request share."""
-    return f"<Instruct>: {task}\n<Query>: {query}\n<Document>:"
+    return RERANK_BODY.format(instruction=task, query=query)
