@@ -28,7 +28,7 @@ def cpus() -> int:
 
 
 def free_memory() -> int:
-    """Bytes this process could still take; 0 where the system does not say."""
+    """Bytes this process could still take; 0 if the system does not say."""
     try:
         match = re.search(r"^MemAvailable:\s*(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE)
     except OSError:

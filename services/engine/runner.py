@@ -16,7 +16,7 @@ from services.engine.scheduler import Batch
 from services.engine.types import BatchReport, Ids, Vector
 
 Launched = list[tuple[list[Ids], Packed, Finish] | tuple[list[Ids], None, None]]
-"""Parts of a batch in order: sequences, layout and the way to their rows; None where memory ran out."""
+"""Parts of a batch in order: sequences, layout and the way to their rows; None if memory ran out."""
 
 
 class Runner:
@@ -30,7 +30,7 @@ class Runner:
         self, device: Device, launcher: ThreadPoolExecutor, on_batch: Callable[[BatchReport], None] | None = None
     ) -> None:
         self._device, self._launcher, self.on_batch = device, launcher, on_batch
-        # Where the device works on its own, another thread waits for it while this one launches the next batch.
+        # If the device works on its own, another thread waits for it while this one launches the next batch.
         self._waiter = ThreadPoolExecutor(1, "results") if device.overlaps else None
 
     async def __call__(self, batch: Batch[Ids, Vector]) -> Sequence[Vector | EngineError]:

@@ -41,7 +41,7 @@ class Limits:
     bulk: int  # of the batches opened by bulk requests, together: how long an interactive one may have to wait
     queue: int  # admitted and not yet dispatched
     mixed: int  # a batch opened by an interactive request is filled up to here with bulk work: nearly free tokens
-    depth: int = 1  # batches handed to the model at a time; 2 where it prepares one while it computes another
+    depth: int = 1  # batches handed to the model at a time; 2 if it prepares one while it computes another
     bulk_patience_s: float = 1.0  # the least time without a batch after which bulk work goes first, once
 
 
@@ -131,7 +131,7 @@ class Scheduler(Generic[P, R]):
         self._live: set[Job[P, R]] = set()
         self._running: dict[asyncio.Task[None], Batch[P, R]] = {}
         self._refusal: EngineError | None = None
-        self._last_lane = Priority.INTERACTIVE  # that opened the last batch
+        self._last_priority = Priority.INTERACTIVE  # that opened the last batch
         self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty queue, or ended a batch
         self._bulk_took = 0.0  # seconds of the last batch it opened
         self._pumping = False
@@ -234,7 +234,7 @@ class Scheduler(Generic[P, R]):
         self._pumping = False
         while len(self._running) < self._limits.depth and (batch := self._take()):
             batch.started = self._clock()
-            self._last_lane = batch.priority
+            self._last_priority = batch.priority
             for job, _, _ in batch.parts:
                 job.started = job.started or batch.started
             self._running[asyncio.ensure_future(self._run(batch))] = batch
@@ -285,7 +285,7 @@ class Scheduler(Generic[P, R]):
         """
         turn = max(self._limits.bulk_patience_s, self._bulk_took)
         waited = now - self._bulk_since
-        if self._last_lane is Priority.BULK or waited <= turn or self._bulk_under_way():
+        if self._last_priority is Priority.BULK or waited <= turn or self._bulk_under_way():
             return False
         job = self._front(Priority.BULK, now)
         if not job:
@@ -325,7 +325,7 @@ class Scheduler(Generic[P, R]):
             failure = error
         end = self._clock()
         del self._running[task]
-        # Batches overlap where depth > 1; the model's own time runs from the end of the one before.
+        # Batches overlap if depth > 1; the model's own time runs from the end of the one before.
         took = end - max(batch.started, self._last_end)
         self._last_end = end
         if failure is None:

@@ -33,7 +33,7 @@ class Cuda:
         self._graphs: dict[cuda_graphs.Bucket, cuda_graphs.Graph] = {}
 
     def pack(self, sequences: list[Ids]) -> Packed:
-        """Shares prefixes where it pays; a batch small enough for a graph is launch-bound, there it never does."""
+        """Shares prefixes if it pays; for a batch that is small enough for a graph it never does: launches bound it."""
         if sum(map(len, sequences)) <= cuda_graphs.BUCKETS[-1].tokens:
             packed = pack(sequences, min_saving=1.0)
             if cuda_graphs.bucket_for(packed):

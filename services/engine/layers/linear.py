@@ -52,7 +52,8 @@ def by_rows(weight: torch.Tensor) -> Linear:
 def choose_cpu_format(sample: torch.Tensor, *, room_for_both: bool) -> LinearFormat:
     """What a probe on `sample` (a weight of the model) finds fastest and within 1e-5, for one text and for full steps.
 
-    Where the two differ in that, `by_rows` if there is room for both copies, else what a token costs less in.
+    If it differs for the two, `by_rows` if there is room for both copies, otherwise the format with the lower cost per
+    token.
     """
     if sample.dtype == torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines:
         return fp32

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 
 from services.engine.text.runs import Runs
 
-# Qwen2's and Qwen3's splitting pattern. Other patterns split elsewhere: their texts are never cut.
+# Qwen2's and Qwen3's splitting pattern. The texts of a tokenizer with another one are never cut.
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )

@@ -21,11 +21,11 @@ _FEW, _VERY_LONG = 2000, 1 << 17
 class Tokenizer:
     """Thread-safe: nothing is set after construction (`enable_truncation` would be per-call shared state).
 
-    Which texts are tokens of their own is said by the added tokens of tokenizer.json alone. Those flagged `special`
+    Only the added tokens of tokenizer.json say which texts are tokens of their own. Those flagged `special`
     (`<|im_end|>` and its kin) are read as plain text in a caller's text (`encode_special_tokens`), so callers cannot
     forge a prompt; the others (`<think>`, `<tool_call>`, …) are one token in any text, as the reference reads them.
 
-    `rows`: of the model's embedding table. Tokens past them are told by `beyond`.
+    `rows`: of the model's embedding table. `beyond` names tokens past them.
     """
 
     def __init__(self, file: Path, rows: int | None = None) -> None:

@@ -29,7 +29,7 @@ def options(folder: Path) -> EngineSettings:
     return EngineSettings(str(folder), max_tokens=300, device="cuda")
 
 
-async def improved(engine: EmbedEngine) -> None:
+async def optimized(engine: EmbedEngine) -> None:
     """Compiled, and every graph captured."""
     deadline = time.monotonic() + 240
     while len(engine._runner._device._graphs) < len(BUCKETS):  # type: ignore[attr-defined]
@@ -43,7 +43,7 @@ async def test_vectors_before_and_after_compiling_and_capturing(checkpoints: Cal
     engine = EmbedEngine.load(options(folder))
     engine.start()
     before = np.stack([item.vector for item in (await engine.embed(TEXTS)).items])  # type: ignore[union-attr]
-    await improved(engine)
+    await optimized(engine)
     after = np.stack([item.vector for item in (await engine.embed(TEXTS)).items])  # type: ignore[union-attr]
     alone = np.stack([(await engine.embed([text])).items[0].vector for text in TEXTS])  # type: ignore[union-attr]
     engine.close()
