@@ -82,7 +82,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 def test_the_installed_command_starts_from_another_directory(clone: Clone) -> None:
     assert "usage: winnow" in clone.run(clone.bin / "winnow", "--help")
-    where = clone.run(clone.bin / "python", "-c", "import clients, winnow.embed.v1.embed_pb2 as p; print(p.__file__)")
+    where = clone.run(
+        clone.bin / "python", "-c", "import winnow_cli, winnow.embed.v1.embed_pb2 as p; print(p.__file__)"
+    )
     assert Path(where.strip()).is_relative_to(clone.folder)
 
 
