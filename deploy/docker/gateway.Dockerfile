@@ -8,7 +8,7 @@ ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 # Dependencies first: they change less often than our code, and their layer is kept.
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['gateway']))" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); g = p['dependency-groups']; print('\n'.join(p['project']['dependencies'] + g['services'] + g['gateway']))" > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
 COPY protos protos
 # The stubs are generated here, by a compiler that does not ship.

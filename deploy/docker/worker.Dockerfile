@@ -14,7 +14,7 @@ COPY pyproject.toml constraints.txt ./
 RUN if [ "$TORCH" = cpu ]; then \
       pip install --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)"; \
     fi \
-    && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['worker']))" > requirements.txt \
+    && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); g = p['dependency-groups']; print('\n'.join(p['project']['dependencies'] + g['services'] + g['worker']))" > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
 COPY protos protos
 # The stubs are generated here, by a compiler that does not ship.
