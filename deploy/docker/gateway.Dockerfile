@@ -14,7 +14,7 @@ COPY protos protos
 # The stubs are generated here, by a compiler that does not ship.
 RUN python -m venv /opt/gen \
     && /opt/gen/bin/pip install -c constraints.txt grpcio-tools mypy-protobuf \
-    && find protos -name '*.proto' -exec /opt/gen/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. {} +
+    && /opt/gen/bin/python protos/generate.py .
 
 FROM ${PYTHON}
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
