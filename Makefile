@@ -4,6 +4,7 @@ VENV := .venv
 TOOLS := .cache/tools
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install -c constraints.txt -e . $(addprefix --group ,services gateway worker redis-server)
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
@@ -60,7 +61,7 @@ verify-models: setup ## Load the real 0.6B pair from the hub and check the model
 	@$(PY) -m bench verify-models
 
 nano: setup-dev ## Make the bundled nano checkpoints from scratch (under an hour on two cores)
-	$(PIP) install -c constraints.txt -e '.[training]'
+	$(PIP) install -c constraints.txt --group training
 	$(PY) -m training
 
 clean: ## Remove what was generated or installed here
@@ -73,12 +74,13 @@ $(VENV)/bin/python:
 
 $(VENV)/.setup: pyproject.toml setup.py constraints.txt | $(VENV)/bin/python
 	@echo "installing packages into $(VENV) (a few minutes the first time)"
-	@$(PIP) install -c constraints.txt grpcio-tools mypy-protobuf -e '.[gateway,worker,redis-server]'
+	@$(PIP) install -c constraints.txt pip # one that knows dependency groups
+	@$(INSTALL) grpcio-tools mypy-protobuf
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
 	@echo "installing development packages into $(VENV)"
-	@$(PIP) install -c constraints.txt -e '.[gateway,worker,redis-server,dev]'
+	@$(INSTALL) --group dev
 	@touch $@
 
 # Installing generates the stubs; this does it again when a proto changes.

@@ -22,11 +22,11 @@ from rich.table import Table
 
 from bench import metrics, report, services
 from bench.report import Report
-from clients.ingest import upsert_documents
 from deploy.local.process import StartError
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 from winnow.retrieval.v1 import retrieval_pb2_grpc
+from winnow_cli.ingest import upsert_documents
 
 _CANDIDATES = 50
 _NARROWEST = (64, 128)  # and half the model's width, and all of it

@@ -27,6 +27,8 @@ def generate(folder: Path) -> None:
         command += [f"--{kind}_out={fresh}" for kind in ("python", "pyi", "grpc_python")]
         command += [f"--mypy_grpc_out=quiet:{fresh}", *map(str, sorted(PROTOS.glob("winnow/*/v1/*.proto")))]
         subprocess.run(command, check=True)
+        for stubs in {path.parent for path in Path(fresh).rglob("*.pyi")}:
+            (stubs / "py.typed").touch()  # winnow is a namespace, so each package below it says that it has types
         shutil.rmtree(folder / "winnow", ignore_errors=True)
         (Path(fresh) / "winnow").rename(folder / "winnow")
 

@@ -8,13 +8,13 @@ ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 # Dependencies first: they change less often than our code, and their layer is kept.
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['gateway']))" > requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); g = p['dependency-groups']; print('\n'.join(p['project']['dependencies'] + g['services'] + g['gateway']))" > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
 COPY protos protos
 # The stubs are generated here, by a compiler that does not ship.
 RUN python -m venv /opt/gen \
     && /opt/gen/bin/pip install -c constraints.txt grpcio-tools mypy-protobuf \
-    && find protos -name '*.proto' -exec /opt/gen/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. {} +
+    && /opt/gen/bin/python protos/generate.py .
 
 FROM ${PYTHON}
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp

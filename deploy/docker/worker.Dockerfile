@@ -14,13 +14,13 @@ COPY pyproject.toml constraints.txt ./
 RUN if [ "$TORCH" = cpu ]; then \
       pip install --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)"; \
     fi \
-    && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['worker']))" > requirements.txt \
+    && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); g = p['dependency-groups']; print('\n'.join(p['project']['dependencies'] + g['services'] + g['worker']))" > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
 COPY protos protos
 # The stubs are generated here, by a compiler that does not ship.
 RUN python -m venv /opt/gen \
     && /opt/gen/bin/pip install -c constraints.txt grpcio-tools mypy-protobuf \
-    && find protos -name '*.proto' -exec /opt/gen/bin/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. {} +
+    && /opt/gen/bin/python protos/generate.py .
 
 FROM ${PYTHON}
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp

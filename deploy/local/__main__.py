@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clients.render import console
 from deploy.local.demo import questions, run_demo
 from deploy.local.folder import Folder
 from deploy.local.interrupts import Interrupts
 from deploy.local.process import StartError
 from deploy.local.settings import without_connections
 from deploy.local.stack import FREE_PORTS, ROOT, Ports, Stack
+from winnow_cli.render import console
 
 LOGS = ROOT / ".cache"
 DEFAULT_GATEWAY = f"127.0.0.1:{Ports().gateway}"

@@ -9,11 +9,11 @@ import grpc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clients.ingest import IngestReport, upsert_documents
-from clients.render import print_search
 from deploy.local.corpus import Entry, standard_library
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 from winnow.retrieval.v1 import retrieval_pb2_grpc
+from winnow_cli.ingest import IngestReport, upsert_documents
+from winnow_cli.render import print_search
 
 COLLECTION = "python-docs"
 CANDIDATES = 50

@@ -16,11 +16,11 @@ import grpc
 import pytest
 import trustme
 
-from clients.cli import main
 from deploy.local.stack import Stack
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 from winnow.retrieval.v1 import retrieval_pb2_grpc as rpc
+from winnow_cli.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = ["--address", "127.0.0.1:1", "--timeout", "5"]
@@ -33,7 +33,7 @@ ANIMALS = {
 
 def winnow(*words: str | bytes, **options: object) -> "subprocess.Popen[bytes]":
     """The command as a process of its own."""
-    command = [sys.executable, "-m", "clients.cli", *words]
+    command = [sys.executable, "-m", "winnow_cli", *words]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, **(pipes | options))  # type: ignore[call-overload, no-any-return]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.connection import bearer, bypasses_proxy, open_channel
-from clients.errors import CommandError
+from winnow_cli.connection import bearer, bypasses_proxy, open_channel
+from winnow_cli.errors import CommandError
 
 
 @pytest.mark.parametrize(

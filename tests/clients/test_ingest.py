@@ -9,10 +9,10 @@ from itertools import count
 import grpc
 import pytest
 
-from clients.errors import CommandError
-from clients.ingest import InputError, StalledError, upsert_documents
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 from winnow.retrieval.v1 import retrieval_pb2_grpc as rpc
+from winnow_cli.errors import CommandError
+from winnow_cli.ingest import InputError, StalledError, upsert_documents
 
 Upsert = Callable[[Iterator[pb.UpsertDocumentsRequest]], Iterator[pb.UpsertDocumentsResponse]]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.errors import CommandError
-from clients.jsonl import read_documents
+from winnow_cli.errors import CommandError
+from winnow_cli.jsonl import read_documents
 
 
 def read(folder: Path, content: bytes) -> list[tuple[str, str, object]]:

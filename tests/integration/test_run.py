@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli import main as winnow
 from tests.support.stacks import NO_WORKERS, LocalStack, free_ports, local_stack
+from winnow_cli.__main__ import main as winnow
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -63,7 +63,7 @@ def _common(absent: bool) -> argparse.ArgumentParser:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from clients import commands  # here, where Ctrl-C during the imports ends quietly too
+    from winnow_cli import commands  # here, where Ctrl-C during the imports ends quietly too
 
     parser = argparse.ArgumentParser(prog="winnow", description=_DESCRIPTION, parents=[_common(absent=False)])
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str] | None) -> int:
     import grpc
 
-    from clients.commands import Session
-    from clients.errors import CommandError
-    from clients.render import printable
+    from winnow_cli.commands import Session
+    from winnow_cli.errors import CommandError
+    from winnow_cli.render import printable
 
     options = _parser().parse_args(arguments)
     if getattr(options, "inline", None) and options.filter is not None:

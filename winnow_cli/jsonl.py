@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clients.errors import CommandError
 from winnow.retrieval.v1 import retrieval_pb2 as pb
+from winnow_cli.errors import CommandError
 
 KEYS = ("id", "text", "metadata")
 _MAX_LINE_BYTES = 32 << 20  # above every text that a gateway takes by default, and all that is held at a time

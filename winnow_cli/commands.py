@@ -12,13 +12,13 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from clients.connection import bearer, open_channel
-from clients.ingest import IngestReport, InputError, upsert_documents
-from clients.jsonl import read_documents
-from clients.render import console, print_search, printable
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from winnow_cli.connection import bearer, open_channel
+from winnow_cli.ingest import IngestReport, InputError, upsert_documents
+from winnow_cli.jsonl import read_documents
+from winnow_cli.render import console, print_search, printable
 
 _PAGE = 1000
 

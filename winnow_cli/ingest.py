@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import grpc
 
-from clients.errors import CommandError
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 from winnow.retrieval.v1 import retrieval_pb2_grpc
+from winnow_cli.errors import CommandError
 
 # An answer, what broke the stream, or None for its end.
 Answers: TypeAlias = "queue.Queue[pb.UpsertDocumentsResponse | Exception | None]"

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from clients.errors import CommandError
+from winnow_cli.errors import CommandError
 
 
 def open_channel(address: str, tls_ca: str | None = None, environ: Mapping[str, str] = os.environ) -> grpc.Channel:

@@ -1,1 +1,0 @@
-"""The `winnow` command line, and one small example per language."""

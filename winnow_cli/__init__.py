@@ -1,0 +1,1 @@
+"""The `winnow` command line: a client of the gateway."""
