@@ -6,7 +6,8 @@ answer is understood by its own. Workers may be down when the gateway starts: th
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import grpc
@@ -47,12 +48,20 @@ log = logging.getLogger("winnow.workers")
 
 M = TypeVar("M", bound=Model)
 Reply = TypeVar("Reply")
+Reply_co = TypeVar("Reply_co", covariant=True)
+
+
+class Call(Protocol[Reply_co]):
+    """A method of a stub, bound to its request."""
+
+    def __call__(self, *, timeout: float) -> Awaitable[Reply_co]:
+        """Sends it. `timeout`: seconds."""
 
 
 class Pool(Generic[M]):
     """Workers of one kind; `what` is what messages call them."""
 
-    def __init__(self, what: str, get_model: Callable[[float], Awaitable[M]], timeout_s: float) -> None:
+    def __init__(self, what: str, get_model: Call[M], timeout_s: float) -> None:
         self.what = what
         self._get_model = get_model
         self._timeout_s = timeout_s
@@ -138,10 +147,8 @@ class Pool(Generic[M]):
             del self._seen_at[next(iter(self._models))]
             del self._models[next(iter(self._models))]
 
-    async def _call(
-        self, call: Callable[[float], Awaitable[Reply]], deadline: float | None, most_s: float | None = None
-    ) -> Reply:
-        """`call(timeout_s)` within the deadline (`loop.time()`), its failure as the Problem it is for our caller."""
+    async def _call(self, call: Call[Reply], deadline: float | None, most_s: float | None = None) -> Reply:
+        """`call(timeout=…)` within the deadline (`loop.time()`), its failure as the Problem it is for our caller."""
         timeout_s = most_s = most_s or self._timeout_s
         if deadline is not None:
             left = deadline - asyncio.get_running_loop().time() - _MARGIN_S
@@ -149,7 +156,7 @@ class Pool(Generic[M]):
                 raise DeadlineTooShort
             timeout_s = min(timeout_s, left)
         try:
-            return await call(timeout_s)
+            return await call(timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             problem = self._retell(from_rpc_error(error, self.what))
             if isinstance(problem, DeadlineTooShort) and timeout_s == most_s:
@@ -177,14 +184,14 @@ class EmbedPool(Pool[embed_pb2.GetModelResponse]):
         stub = embed_pb2_grpc.EmbedServiceStub(channel)
         super().__init__(
             "embed worker",
-            lambda limit: stub.GetModel(embed_pb2.GetModelRequest(), timeout=limit),
+            partial(stub.GetModel, embed_pb2.GetModelRequest()),
             timeout_s,
         )
         self._embed = stub.Embed
 
     async def embed(self, request: embed_pb2.EmbedRequest, deadline: float | None) -> embed_pb2.EmbedResponse:
         """One call to one replica. Raises a Problem."""
-        return await self._call(lambda limit: self._embed(request, timeout=limit), deadline)
+        return await self._call(partial(self._embed, request), deadline)
 
 
 class RerankPool(Pool[rerank_pb2.GetModelResponse]):
@@ -194,11 +201,11 @@ class RerankPool(Pool[rerank_pb2.GetModelResponse]):
         stub = rerank_pb2_grpc.RerankServiceStub(channel)
         super().__init__(
             "rerank worker",
-            lambda limit: stub.GetModel(rerank_pb2.GetModelRequest(), timeout=limit),
+            partial(stub.GetModel, rerank_pb2.GetModelRequest()),
             timeout_s,
         )
         self._rerank = stub.Rerank
 
     async def rerank(self, request: rerank_pb2.RerankRequest, deadline: float | None) -> rerank_pb2.RerankResponse:
         """One call to one replica. Raises a Problem."""
-        return await self._call(lambda limit: self._rerank(request, timeout=limit), deadline)
+        return await self._call(partial(self._rerank, request), deadline)
