@@ -18,7 +18,7 @@ from gateway.cache.tiered import TieredCache
 from gateway.index.catalogue import Catalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
-from gateway.index.upsert import Upserter, UpsertSettings
+from gateway.index.upsert import Upserter
 from gateway.models.embedder import Embedder, EmbedWorkers, SplitSettings
 from gateway.models.pool import EmbedPool, RerankPool
 from gateway.models.reranker import Reranker, RerankWorkers
@@ -137,13 +137,8 @@ class Gateway:
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds the three servicers."""
         settings, limits, stopping = self._settings, self._settings.limits(), lifecycle.stopping
-        window, retry_for_s = settings.stream_window_tokens, settings.stream_retry_seconds
-        upserter = (
-            Upserter(self._embedder, self._index.store, UpsertSettings(window, retry_for_s), stopping)
-            if self._index
-            else None
-        )
-        stream = StreamSettings(lambda: window, retry_for_s)
+        stream = StreamSettings(lambda: settings.stream_window_tokens, settings.stream_retry_seconds)
+        upserter = Upserter(self._embedder, self._index.store, stream, stopping) if self._index else None
         embed = CachedEmbedService(self._embedder, self._encoded_results, self._metrics, limits, stream, stopping)
         retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)
         embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)

@@ -109,7 +109,7 @@ def collection(described: Collection, aliases: Sequence[str], count: int) -> ret
         ),
         dimensions=described.dimensions,
         quantization=_WIRE_QUANTIZATION[described.quantization],
-        shards=len(described.tags),
+        shards=len(described.shards),
         document_count=count,
         create_time=created,
         aliases=aliases,

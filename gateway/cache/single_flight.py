@@ -98,7 +98,7 @@ class SingleFlight(Generic[K, V]):
     def _launch(self, keys: Sequence[K], work: Work[K, V], ends_at: float) -> _Flight[K, V]:
         flight: _Flight[K, V] = _Flight(keys, ends_at)
 
-        async def fly() -> None:
+        async def run() -> None:
             try:
                 await work(keys, flight.resolve)
                 for key in keys:
@@ -118,7 +118,7 @@ class SingleFlight(Generic[K, V]):
 
         for key in keys:
             self._by_key[key] = flight
-        flight.task = asyncio.create_task(fly(), name="flight")
+        flight.task = asyncio.create_task(run(), name="flight")
         return flight
 
     def _forget(self, flight: _Flight[K, V]) -> None:

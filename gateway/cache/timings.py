@@ -21,14 +21,14 @@ class StageTimings:
         return cls(cache_ms, timings.tokenize_ms, timings.queue_ms, timings.forward_ms)
 
     @classmethod
-    def slowest(cls, costs: Iterable["StageTimings"]) -> "StageTimings":
-        """Of costs that ran side by side, the slowest of each stage."""
-        distinct = list({id(cost): cost for cost in costs}.values())
+    def slowest(cls, timings: Iterable["StageTimings"]) -> "StageTimings":
+        """Of timings that ran side by side, the slowest of each stage."""
+        distinct = list({id(one): one for one in timings}.values())
         return cls(
-            max((cost.cache_ms for cost in distinct), default=0.0),
-            max((cost.tokenize_ms for cost in distinct), default=0.0),
-            max((cost.queue_ms for cost in distinct), default=0.0),
-            max((cost.forward_ms for cost in distinct), default=0.0),
+            max((one.cache_ms for one in distinct), default=0.0),
+            max((one.tokenize_ms for one in distinct), default=0.0),
+            max((one.queue_ms for one in distinct), default=0.0),
+            max((one.forward_ms for one in distinct), default=0.0),
         )
 
     def proto(self) -> common_pb2.Timings:

@@ -27,7 +27,7 @@ _PROBE = "winnow:i:{catalogue}:probe"
 _SHARDS_PER_MASTER = 3
 # Of a node of the graph to others (M); on its lowest level twice as many. Twice Redis' default: searches find as much
 # with less than half the EF.
-_LINKS = 32
+_M = 32
 _SPREAD_TRIES = 10_000
 # A creation that takes longer than this begins again: its keys may have been removed.
 _CREATION_S = 60
@@ -93,7 +93,7 @@ class Catalogue:
             for _ in range(_TRIES):
                 uid = secrets.token_hex(8)
                 tags = self._tags(uid, shards or (1 if self._client.masters == 1 else self._default_shards()))
-                made = Collection(name, uid, model, dimensions, quantization, tags, _LINKS, time.time_ns())
+                made = Collection(name, uid, model, dimensions, quantization, tags, _M, time.time_ns())
                 done = await self._create(made)
                 if done == 1:
                     return made
@@ -104,8 +104,8 @@ class Catalogue:
 
     async def _create(self, made: Collection) -> int:
         """Makes the shards, then the name; the answer is that of `lua.CREATE`."""
-        await self._client.command("EVAL", lua.BEGIN, 1, _TRASH, made.uid, json.dumps(made.tags), _CREATION_S)
-        await _mark(self._client, made.uid, made.tags)
+        await self._client.command("EVAL", lua.BEGIN, 1, _TRASH, made.uid, json.dumps(made.shards), _CREATION_S)
+        await _mark(self._client, made.uid, made.shards)
         return int(
             await self._client.command(
                 "EVAL", lua.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, made.name, made.uid, made.pack()
@@ -170,7 +170,7 @@ class Catalogue:
                 raise NotFound("collection", name)
             collection, operation = Collection.unpack(name, packed), new_operation()
             keys = (_COLLECTIONS, _ALIASES, _TRASH, _ALIASES_VERSION, _answer(operation))
-            tags = json.dumps(collection.tags)
+            tags = json.dumps(collection.shards)
             done = await self._client.command(
                 "EVAL", lua.REMOVE, len(keys), *keys, name, packed, collection.uid, tags, operation
             )
@@ -222,7 +222,7 @@ async def restore(client: RedisClient, collection: Collection, tags: Sequence[st
         try:
             await _still(client, collection)
         except NotFound:  # removed in between: what was just made must not stay
-            await _drop(client, collection.uid, collection.tags)
+            await _drop(client, collection.uid, collection.shards)
             raise
 
 

@@ -197,8 +197,8 @@ return answers
 )
 
 # KEYS: a shard's. ARGV: id; record, bucket and deletion as the look-up saw them; operation; digest; document;
-# attributes; vector, or "" where only the metadata differ or, with the document "" too, nothing; quantisation; the
-# graph's links; "1" where something must be written also when run again, so that WAIT has something to wait for.
+# attributes; vector, or "" where only the metadata differ or, with the document "" too, nothing; quantization; M
+# of the graph; "1" where something must be written also when run again, so that WAIT has something to wait for.
 # A write that looks for its neighbours with a larger EF than this makes searches no better.
 # Gives 1 created, 2 updated, 3 unchanged, -1 no marker, -2 the document is not as it was seen.
 WRITE = (

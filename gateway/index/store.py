@@ -170,7 +170,7 @@ class Store:
             b"" if confirming else attributes(document.metadata),
             b"" if write.vector is None else write.vector.astype("<f4").tobytes(),
             collection.quantization.value,
-            collection.links,
+            collection.m,
             "1" if self._settings.replicas else "0",
         )
 
@@ -262,12 +262,12 @@ class Store:
 
     async def count(self, collections: Sequence[Collection]) -> list[int]:
         """The number of whole documents in each collection: what a search can find and read."""
-        commands = [_script(lua.CENSUS, tag) for collection in collections for tag in collection.tags]
+        commands = [_script(lua.CENSUS, tag) for collection in collections for tag in collection.shards]
         with redis_errors():
             replies = iter(await self._client.commands(commands))
             counts = []
             for collection in collections:
-                shards = [next(replies) for _ in collection.tags]
+                shards = [next(replies) for _ in collection.shards]
                 for reply in shards:
                     if isinstance(reply, Exception):
                         raise reply
@@ -288,13 +288,13 @@ class Store:
         All shards are asked side by side. Raises InvalidField for a filter that does not parse, and a Problem where no
         shard answered within the budget.
         """
-        query = self._query(len(collection.tags), vector, count, filter_)
+        query = self._query(len(collection.shards), vector, count, filter_)
         # Searches first: so they are spread evenly over the pipelines.
-        commands: list[Command] = [("VSIM", shard_key(tag, "v"), *query) for tag in collection.tags]
-        commands += [_script(lua.CENSUS, tag) for tag in collection.tags]
+        commands: list[Command] = [("VSIM", shard_key(tag, "v"), *query) for tag in collection.shards]
+        commands += [_script(lua.CENSUS, tag) for tag in collection.shards]
         with redis_errors():
             replies = await self._client.commands(commands, budget_s=budget_s, at_once=_SHARDS_AT_ONCE)
-        searched, counted = replies[: len(collection.tags)], replies[len(collection.tags) :]
+        searched, counted = replies[: len(collection.shards)], replies[len(collection.shards) :]
         searched = [[] if _wrong_type(reply) else reply for reply in searched]
         failures = [reply for reply in searched if isinstance(reply, Exception)]
         for error in failures:
@@ -329,7 +329,7 @@ class Store:
     def _tag(self, collection: Collection, id_: str) -> str:
         """The shard of a document, for ever: by a hash of its id."""
         number = int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=8).digest(), "little")
-        return collection.tags[number % len(collection.tags)]
+        return collection.shards[number % len(collection.shards)]
 
 
 def _candidates(flat: Sequence[bytes], quantization: Quantization) -> Iterator[Candidate]:

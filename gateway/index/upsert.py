@@ -15,6 +15,7 @@ from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder
 from services.api.backend import EmbeddedText
 from services.api.chunks import chunks, estimated_tokens
+from services.api.embed import StreamSettings
 from services.api.options import EmbedOptions
 from services.api.retry import Outage, is_for_item, retry_while_unavailable
 from services.runtime.errors import NotFound, NotReady, Problem, UpstreamUnavailable, to_status, with_field
@@ -53,17 +54,8 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class UpsertSettings:
-    """`window_tokens`: most estimated tokens in flight. `retry_for_s`: how long a stream bears with workers or an index
-    that are away."""
-
-    window_tokens: int
-    retry_for_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Outages:
-    """How long a stream bears with each of its upstreams."""
+    """How long a stream retries while one of its upstreams is unreachable."""
 
     index: Outage
     workers: Outage
@@ -72,11 +64,10 @@ class _Outages:
 class Upserter:
     """Writes streams of documents. `stopping`: when set, streams end after what they have taken on, with NotReady."""
 
-    def __init__(self, embedder: Embedder, store: Store, settings: UpsertSettings, stopping: asyncio.Event) -> None:
+    def __init__(self, embedder: Embedder, store: Store, stream: StreamSettings, stopping: asyncio.Event) -> None:
         self._embedder = embedder
         self._store = store
-        self._window = settings.window_tokens
-        self._retry_for_s = settings.retry_for_s
+        self._stream = stream
         self._stopping = stopping
 
     async def upsert(
@@ -87,8 +78,8 @@ class Upserter:
         Of the same id twice, the later one is written later. What `messages` raises is raised after the answers to all
         that came before; Precondition where the workers have another model than the collection.
         """
-
-        outages = _Outages(index=Outage(self._retry_for_s), workers=Outage(self._retry_for_s))
+        window, retry_for_s = self._stream.window(), self._stream.retry_for_s
+        outages = _Outages(index=Outage(retry_for_s), workers=Outage(retry_for_s))
 
         async def work(chunk: _Chunk) -> list[UpsertResult]:
             try:
@@ -98,22 +89,24 @@ class Upserter:
             finally:
                 chunk.done.set()
 
-        async with aclosing(in_completion_order(self._chunks(messages), work, self._window)) as answers:
+        async with aclosing(in_completion_order(self._chunks(messages, window), work, window)) as answers:
             async for results in answers:
                 yield results
 
-    async def _chunks(self, messages: AsyncIterator[Sequence[PendingDocument]]) -> AsyncIterator[tuple[_Chunk, int]]:
+    async def _chunks(
+        self, messages: AsyncIterator[Sequence[PendingDocument]], window: int
+    ) -> AsyncIterator[tuple[_Chunk, int]]:
         writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that holds an id
         async for message in until(self._stopping, messages):
-            costs = [estimated_tokens(pending.document.text) for pending in message]
+            tokens = [estimated_tokens(pending.document.text) for pending in message]
             keys = [pending.document.id for pending in message]
-            for _, group, tokens in chunks(message, costs, self._window, keys):
+            for _, group, cost in chunks(message, tokens, window, keys):
                 done = asyncio.Event()
                 writing = {id_: event for id_, event in writing.items() if not event.is_set()}
                 ids = [pending.document.id for pending in group]
                 after = {writing[id_] for id_ in ids if id_ in writing}
                 writing.update(dict.fromkeys(ids, done))
-                yield _Chunk(group, after, done), tokens
+                yield _Chunk(group, after, done), cost
         if self._stopping.is_set():
             raise NotReady("draining")
 

@@ -73,7 +73,7 @@ class Answer(Generic[E]):
     entry: E | None
     failed: FailedItem | None = None
     hit: bool = False
-    cost: StageTimings = NO_TIME
+    timings: StageTimings = NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Answers(Generic[M, E]):
     @property
     def timings(self) -> common_pb2.Timings:
         """Of parts that ran side by side, the slowest of each stage."""
-        return StageTimings.slowest(answer.cost for answer in self.answers).proto()
+        return StageTimings.slowest(answer.timings for answer in self.answers).proto()
 
 
 class Workers(Protocol[M, Opt_contra, E]):
@@ -199,12 +199,12 @@ class CachedModel(Generic[M, Opt, E]):
             call = _Call(model, texts, options, deadline, positions)
             timeout_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
             try:
-                flown = await self._single_flight.get(
+                computed = await self._single_flight.get(
                     [(options.priority, key) for key in positions], partial(self._resolve, call), timeout_s
                 )
             except TimeoutError:
                 raise DeadlineTooShort from None
-            found.update((key, answer) for (_, key), answer in flown.items())
+            found.update((key, answer) for (_, key), answer in computed.items())
         answers = [found[key] for key in keys]
         hits = sum(answer.hit for answer in answers)
         self._metrics.cache_used(self._workers.kind, hits, len(answers) - hits)
@@ -221,12 +221,12 @@ class CachedModel(Generic[M, Opt, E]):
             missing = [call.positions[key] for key, entry in zip(keys, entries, strict=True) if entry is None]
             span.set_attribute(names.CACHE_HITS_COUNT, len(keys) - len(missing))
             span.set_attribute(names.CACHE_MISSES_COUNT, len(missing))
-        cost = StageTimings(cache_ms=(time.perf_counter() - began) * 1e3)
+        timings = StageTimings(cache_ms=(time.perf_counter() - began) * 1e3)
         for key, entry in zip(wanted, entries, strict=True):
             if entry is not None:
-                resolve(key, Answer(call.model.model, entry, hit=True, cost=cost))
+                resolve(key, Answer(call.model.model, entry, hit=True, timings=timings))
         parts = self._workers.partition(missing, call.texts, call.options, call.model)
-        await for_each(parts, partial(self._compute, call, resolve, cost.cache_ms), _PARTS_AT_ONCE)
+        await for_each(parts, partial(self._compute, call, resolve, timings.cache_ms), _PARTS_AT_ONCE)
 
     async def _compute(
         self, call: _Call[M, Opt], resolve: Resolve[_FlightKey, Answer[E]], cache_ms: float, part: Sequence[int]
@@ -237,11 +237,11 @@ class CachedModel(Generic[M, Opt, E]):
         kept = wanted
         if computed.model.fingerprint != call.model.model.fingerprint:
             kept = self._keys(computed.model.fingerprint, texts, call.options)
-        cost = StageTimings.of(computed.timings, cache_ms)
+        timings = StageTimings.of(computed.timings, cache_ms)
         for key, kept_key, item in zip(wanted, kept, computed.items, strict=True):
             if isinstance(item, FailedItem):
-                answer: Answer[E] = Answer(computed.model, None, item, cost=cost)
+                answer: Answer[E] = Answer(computed.model, None, item, timings=timings)
             else:
                 self._cache.store(kept_key, item)
-                answer = Answer(computed.model, item, cost=cost)
+                answer = Answer(computed.model, item, timings=timings)
             resolve((call.options.priority, key), answer)

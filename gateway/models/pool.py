@@ -158,12 +158,13 @@ class Pool(Generic[M]):
         try:
             return await call(timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            problem = self._retell(from_rpc_error(error, self.what))
+            problem = self._for_caller(from_rpc_error(error, self.what))
             if isinstance(problem, DeadlineTooShort) and timeout_s == most_s:
                 problem = UpstreamUnavailable(self.what, f"had no answer within {timeout_s:g} s")
             raise problem from error
 
-    def _retell(self, problem: Problem) -> Problem:
+    def _for_caller(self, problem: Problem) -> Problem:
+        """A worker's Problem as the gateway's caller gets it."""
         match problem:
             case ReplicaFull():  # the channel has tried the other replicas already
                 return PoolSaturated(problem.retry_after_s)

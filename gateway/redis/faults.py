@@ -87,7 +87,7 @@ _TEXTS: tuple[tuple[str, Fault], ...] = (
 )
 
 # For the operator. `setting` is where the URL comes from, `command` what was refused.
-_TELL = {
+_DESCRIPTIONS = {
     Fault.OUT_OF_MEMORY: "is out of memory and refuses {command}: raise its maxmemory, or let go of data",
     Fault.READ_ONLY: "is a read-only replica: {setting} must lead to the master",
     Fault.AUTHENTICATION: "refuses user or password: check those in {setting}",
@@ -138,8 +138,8 @@ class FaultLog:
         self._what, self._setting, self._clock = what, setting, clock
         # By server and fault: the operations that fail so; none where it is of no single one.
         self._failing: dict[tuple[str, Fault], set[object]] = {}
-        self._told_at: dict[tuple[str, Fault], float] = {}
-        self._told: set[tuple[str, Fault]] = set()
+        self._logged_at: dict[tuple[str, Fault], float] = {}
+        self._logged: set[tuple[str, Fault]] = set()
 
     def failed(self, server: str, error: BaseException, command: tuple[Any, ...] = ()) -> None:
         """`server` (HOST:PORT) has failed, or refused `command`."""
@@ -151,11 +151,11 @@ class FaultLog:
         if command:
             operations.add(_operation(command))
         now = self._clock()
-        if key in self._told or now < self._told_at.get(key, -_AGAIN_S) + _AGAIN_S:
+        if key in self._logged or now < self._logged_at.get(key, -_AGAIN_S) + _AGAIN_S:
             return
-        self._told.add(key)
-        self._told_at[key] = now
-        text = _TELL[fault].format(setting=self._setting, command=command[0] if command else "commands")
+        self._logged.add(key)
+        self._logged_at[key] = now
+        text = _DESCRIPTIONS[fault].format(setting=self._setting, command=command[0] if command else "commands")
         log.warning("%s: Redis at %s %s", self._what, server, text, extra={"fault": fault.value})
 
     def worked(self, server: str, command: tuple[Any, ...] = ()) -> None:
@@ -165,8 +165,8 @@ class FaultLog:
         for key, operations in list(self._failing.items()):
             if key[0] == server and (not operations or _operation(command) in operations):
                 del self._failing[key]
-                if key in self._told:
-                    self._told.discard(key)
+                if key in self._logged:
+                    self._logged.discard(key)
                     log.info("%s: Redis at %s works again (was: %s)", self._what, server, key[1].value)
 
 

@@ -45,12 +45,12 @@ class Budget:
         return self._end
 
 
-class Timer:
+class Stopwatch:
     """Milliseconds of a block."""
 
     ms = 0.0
 
-    def __enter__(self) -> "Timer":
+    def __enter__(self) -> "Stopwatch":
         self._began = time.perf_counter()
         return self
 

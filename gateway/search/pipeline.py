@@ -17,7 +17,7 @@ from gateway.index.store import Found, Read
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder, vectors
 from gateway.models.reranker import Reranker
-from gateway.search.budget import Budget, BudgetSettings, Timer
+from gateway.search.budget import Budget, BudgetSettings, Stopwatch
 from gateway.search.scoring import cut, nearest, rescored
 from gateway.search.types import Candidate, Degradation, FirstStage, Policy, SearchJob, SearchResult, SecondStage, Stage
 from gateway.telemetry import GatewayMetrics
@@ -87,7 +87,7 @@ class Pipeline:
             raise no_redis()
         collection = await self._index.catalogue.resolve(name)
         filter_ = await self._index.catalogue.filter("collection.filter", job.filter) if job.filter else None
-        with Timer() as embedding, self._stage(names.EMBEDDINGS):
+        with Stopwatch() as embedding, self._stage(names.EMBEDDINGS):
             try:
                 embedded = await self._embedder.embed(
                     [job.query], _query_options(job), budget.embed(), fingerprint=collection.model.fingerprint
@@ -95,7 +95,7 @@ class Pipeline:
             except WrongModelError as error:
                 raise wrong_model(collection, error.serving) from None
             vector = _row(embedded, collection.dimensions)
-        with Timer() as retrieving, self._stage(names.RETRIEVAL):
+        with Stopwatch() as retrieving, self._stage(names.RETRIEVAL):
             with self._metrics.span(names.INDEX_SEARCH, {names.TOP_K: job.candidates}) as span:
                 wanted = min(MOST_CANDIDATES, math.ceil(job.candidates * self._oversample))
                 found = await self._index.store.search(
@@ -115,7 +115,7 @@ class Pipeline:
             near = await self._rescored(near, _row(embedded, embedded.model.dimensions), embedded.model)
         return FirstStage(
             _candidates(near[: job.candidates]),
-            _shortfalls(len(collection.tags), found, read),
+            _shortfalls(len(collection.shards), found, read),
             embedded.model.model,
             embed_usage(embedded.items),
             embedding.ms,
@@ -132,7 +132,7 @@ class Pipeline:
         return rescored(near, {places[row]: cosine for row, cosine in nearest(rows, query, len(places))})
 
     async def _from_documents(self, job: SearchJob, budget: Budget) -> FirstStage:
-        with Timer() as embedding, self._stage(names.EMBEDDINGS):
+        with Stopwatch() as embedding, self._stage(names.EMBEDDINGS):
             try:
                 asked, answered = await self._embed_both(job, budget.embed())
                 native = asked.model.dimensions
@@ -143,7 +143,7 @@ class Pipeline:
                 # The second stage can do without the first: it reranks everything that was sent along.
                 everything = _candidates([(document, 0.0) for document in job.documents])
                 return FirstStage(everything, [_degradation(Stage.EMBED, problem)])
-        with Timer() as retrieving, self._stage(names.RETRIEVAL):
+        with Stopwatch() as retrieving, self._stage(names.RETRIEVAL):
             embedded = [
                 document
                 for document, item in zip(job.documents, answered.items, strict=True)
@@ -177,7 +177,7 @@ class Pipeline:
         """The scores of the candidates; if the stage fails and may, none."""
         documents = [candidate.document.text for candidate in first.candidates]
         options = RerankOptions(job.query, job.instruction, priority=job.priority)
-        with Timer() as timer:
+        with Stopwatch() as timer:
             try:
                 with self._stage(names.RERANK):
                     reranked = await self._reranker.rerank(documents, options, budget.rerank())
