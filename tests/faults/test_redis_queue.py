@@ -90,7 +90,7 @@ async def test_the_wait_for_a_turn_is_bounded_by_the_callers_time():
         try:
             await client.connect()
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
-            await until(lambda: client._running)
+            await until(lambda: client.in_flight)
             [reply] = await client.commands([("PING", "x")], budget_s=0.05)
             assert isinstance(reply, QueueTimeoutError)
             assert await slow is None
@@ -105,7 +105,7 @@ async def test_what_waited_in_vain_is_not_sent():
         try:
             await client.connect()
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "0.3"))
-            await until(lambda: client._running)
+            await until(lambda: client.in_flight)
             waiting = asyncio.create_task(client.command("SET", "k", "v"))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -123,7 +123,7 @@ async def test_an_overloaded_index_is_not_an_absent_one():
             built_with = ModelRef("model", "", "fingerprint")
             collection = await Catalogue(client).create("docs", built_with, 4, Quantization.INT8, 2)
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
-            await until(lambda: client._running)
+            await until(lambda: client.in_flight)
             with pytest.raises(Problem) as raised:
                 await store.search(collection, np.ones(4, np.float32), 1, "", "filter", 0.05)
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -144,7 +144,7 @@ async def test_a_connection_that_comes_too_late_is_closed():
             try:
                 with pytest.raises(Unreachable):
                     await client.connect()
-                await until(lambda: not client._running)
+                await until(lambda: not client.in_flight)
                 with redis.client() as own:
                     await until(lambda: own.info("clients")["connected_clients"] == 1)
             finally:

@@ -1,0 +1,37 @@
+"""Workarounds for faults of redis-py, each seen in version 8.1.0.
+
+`tests/unit/gateway/test_redis_workarounds.py` has a test of each fault: when one fails after an upgrade, redis-py does
+the right thing by itself, and the workaround can go. These are where they are used:
+
+- `node.Node` has a queue of its own: a pool of redis-py raises when all its connections are in use.
+- `topology.Topology.moved` passes over a KeyError: RedisCluster raises it for a slot that no server had.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis.asyncio as aioredis
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
+
+UNBOUNDED = 1 << 30
+"""For `max_connections`: redis-py raises at its own limit; ours waits."""
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Raises the cause of a RedisClusterException instead: that exception is not a RedisError."""
+    try:
+        yield
+    except RedisClusterException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, RedisError | OSError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or ClusterDownError("the cluster cannot be reached") from error
+
+
+def response_callbacks(pool: ConnectionPool) -> dict[str, Any]:
+    """redis-py's conversions of replies, without those of vector sets, which differ between its versions."""
+    callbacks = aioredis.Redis(connection_pool=pool).response_callbacks
+    return {str(name): callback for name, callback in callbacks.items() if not str(name).startswith("V")}
