@@ -13,6 +13,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.redis.faults import FaultLog
+from gateway.redis.workarounds import transport_of
 
 Command = tuple[str | bytes | int | float, ...]
 Run = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
@@ -117,6 +118,7 @@ class Node:
     async def _exchange(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        transport = transport_of(connection)
         stale = True
         try:
             await connection.send_packed_command(connection.pack_commands(batch.commands))
@@ -138,6 +140,7 @@ class Node:
             # A round trip may outlive its node: nobody would ever close what it leaves in the pool.
             if stale or self._closed:
                 await connection.disconnect(nowait=True)
+                transport.abort()
             await self._pool.release(connection)
 
     async def close(self) -> None:

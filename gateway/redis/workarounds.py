@@ -7,9 +7,10 @@ the right thing by itself, and the workaround can go. These are where they are u
 - `topology.Topology.moved` passes over a KeyError: RedisCluster raises it for a slot that no server had.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import redis.asyncio as aioredis
 from redis.asyncio.connection import ConnectionPool
@@ -35,3 +36,12 @@ def response_callbacks(pool: ConnectionPool) -> dict[str, Any]:
     """redis-py's conversions of replies, without those of vector sets, which differ between its versions."""
     callbacks = aioredis.Redis(connection_pool=pool).response_callbacks
     return {str(name): callback for name, callback in callbacks.items() if not str(name).startswith("V")}
+
+
+def transport_of(connection: Any) -> asyncio.WriteTransport:
+    """The transport of an open connection, to be aborted after `disconnect(nowait=True)`.
+
+    That closes the transport and forgets it. A closed transport first sends what is in its buffer: if the server reads
+    nothing, the socket stays open for as long as the server does.
+    """
+    return cast(asyncio.WriteTransport, connection._writer.transport)

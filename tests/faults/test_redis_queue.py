@@ -1,6 +1,9 @@
 """More at once than there are connections to Redis: calls wait for their turn, and a Redis that is idle fails none."""
 
 import asyncio
+import os
+import socket
+import stat
 from itertools import count
 
 import grpc
@@ -149,3 +152,34 @@ async def test_a_connection_that_comes_too_late_is_closed():
                     await until(lambda: own.info("clients")["connected_clients"] == 1)
             finally:
                 await client.close()
+
+
+def connections_to(port: int) -> int:
+    """How many sockets of this process are connected to a port."""
+    count = 0
+    for number in map(int, os.listdir("/dev/fd")):
+        try:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(number)) as one:
+                count += one.family != socket.AF_UNIX and one.getpeername()[1] == port
+        except OSError:  # not connected, or closed meanwhile
+            continue
+    return count
+
+
+async def test_a_redis_that_reads_nothing_holds_no_connection():
+    """What it does not read stays in the buffer of a connection that was given up: it is dropped, not kept for ever."""
+    with redis_server() as redis:
+        client = RedisClient(redis.url, 0.3)
+        try:
+            await client.connect()
+            assert connections_to(redis.port) == 1
+            redis.pause()
+            with pytest.raises(Unreachable):
+                await client.command("SET", "k", bytes(64 << 20))
+            await until(lambda: not client.in_flight)
+            await until(lambda: connections_to(redis.port) == 0)
+        finally:
+            redis.resume()
+            await client.close()
