@@ -47,15 +47,9 @@ class GatewayMetrics:
         """A cache call that failed: `operation` is "read" or "write"."""
         self._errors.add(1, {names.DB_OPERATION: operation, names.ERROR_TYPE: kind})
 
-    def degraded(self, stage: str, reason: str) -> None:
+    def degraded(self, stage: names.DegradedStage, reason: names.DegradedReason) -> None:
         """An answer that fell short in `stage`."""
-        self._degraded.add(
-            1,
-            {
-                names.STAGE: names.listed(names.DegradedStage, stage),
-                names.SHED_REASON: names.listed(names.DegradedReason, reason),
-            },
-        )
+        self._degraded.add(1, {names.STAGE: stage.value, names.SHED_REASON: reason.value})
 
 
 def _by_kind(items: Counter[str]) -> list[tuple[float, Mapping[str, str]]]:

@@ -13,18 +13,18 @@ from gateway.errors import as_problem
 from gateway.index.documents import Document
 from gateway.index.errors import no_redis, wrong_model
 from gateway.index.index import Index
-from gateway.index.store import Found, Read
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder, vectors
 from gateway.models.reranker import Reranker
 from gateway.search.budget import Budget, BudgetSettings, Stopwatch
+from gateway.search.degradation import items_failed, shards_missing, stage_failed
 from gateway.search.scoring import cut, nearest, rescored
-from gateway.search.types import Candidate, Degradation, FirstStage, Policy, SearchJob, SearchResult, SecondStage, Stage
+from gateway.search.types import Candidate, FirstStage, Policy, SearchJob, SearchResult, SecondStage, Stage
 from gateway.telemetry import GatewayMetrics
 from services.api.backend import Embedded, EmbeddedText, FailedItem, ScoredDocument, embed_usage, rerank_usage
 from services.api.options import EmbedOptions, RerankOptions
 from services.api.vectors import F32
-from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem, UpstreamUnavailable
+from services.runtime.errors import Problem, UpstreamUnavailable
 from services.runtime.telemetry import names
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
@@ -78,8 +78,8 @@ class Pipeline:
             top_n=job.top_n,
         )
         result = SearchResult(hits, first, second, (time.perf_counter() - began) * 1e3)
-        for fell_short in result.degradations:
-            self._metrics.degraded(fell_short.stage.value, fell_short.reason)
+        for degradation in result.degradations:
+            self._metrics.degraded(names.DegradedStage(degradation.stage.value), degradation.reason)
         return result
 
     async def _from_collection(self, job: SearchJob, name: str, budget: Budget) -> FirstStage:
@@ -115,7 +115,7 @@ class Pipeline:
             near = await self._rescored(near, _row(embedded, embedded.model.dimensions), embedded.model)
         return FirstStage(
             _candidates(near[: job.candidates]),
-            _shortfalls(len(collection.shards), found, read),
+            shards_missing(len(collection.shards), found, read),
             embedded.model.model,
             embed_usage(embedded.items),
             embedding.ms,
@@ -142,7 +142,7 @@ class Pipeline:
                     raise
                 # The second stage can do without the first: it reranks everything that was sent along.
                 everything = _candidates([(document, 0.0) for document in job.documents])
-                return FirstStage(everything, [_degradation(Stage.EMBED, problem)])
+                return FirstStage(everything, [stage_failed(Stage.EMBED, problem)])
         with Stopwatch() as retrieving, self._stage(names.RETRIEVAL):
             embedded = [
                 document
@@ -154,7 +154,7 @@ class Pipeline:
         message = f"{missing} documents could not be embedded; they are missing."
         return FirstStage(
             _candidates([(embedded[row], cosine) for row, cosine in found]),
-            [Degradation(Stage.EMBED, "EMBED_PARTIAL", message)] if missing else [],
+            [items_failed(Stage.EMBED, message)] if missing else [],
             asked.model.model,
             embed_usage([*asked.items, *answered.items]),
             embedding.ms,
@@ -189,14 +189,14 @@ class Pipeline:
                 if job.policy is Policy.REQUIRED or unranked or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise
                 reranked = None
-                degradations = [_degradation(Stage.RERANK, problem)]
+                degradations = [stage_failed(Stage.RERANK, problem)]
         if reranked is None:
             return SecondStage([None] * len(documents), degradations=degradations, rerank_ms=timer.ms)
         message = f"{len(failed)} of {len(documents)} candidates have no rerank score; they come last."
         return SecondStage(
             [item if isinstance(item, ScoredDocument) else None for item in reranked.items],
             self._weight(job, reranked.model) if first.model is not None else 0.0,
-            [Degradation(Stage.RERANK, "RERANK_PARTIAL", message)] if failed else [],
+            [items_failed(Stage.RERANK, message)] if failed else [],
             reranked.model.model,
             rerank_usage(reranked.items),
             timer.ms,
@@ -227,33 +227,5 @@ def _row(embedded: Embedded, dimensions: int) -> F32:
     return row
 
 
-def _degradation(stage: Stage, problem: Problem) -> Degradation:
-    match problem:
-        case DeadlineTooShort():
-            what, message = "DEADLINE", "There was not enough time."
-        case PoolSaturated() | DeviceMemory():
-            what, message = "OVERLOADED", problem.message
-        case _:
-            what, message = "UNAVAILABLE", problem.message
-    return Degradation(stage, f"{stage.name}_{what}", message)
-
-
 def _candidates(near: Sequence[tuple[Document, float]]) -> list[Candidate]:
     return [Candidate(document, cosine, rank) for rank, (document, cosine) in enumerate(near, 1)]
-
-
-def _shortfalls(shards: int, found: Found, read: Read) -> list[Degradation]:
-    """What was missing in the answers of the index."""
-    shortfalls = []
-    if missing := max(found.missing_shards, read.missing_shards):
-        reason, what = "SHARD_UNAVAILABLE", "did not answer"
-        if found.overloaded:
-            reason, what = "RETRIEVE_OVERLOADED", "could not be asked in time, since too much is asked at once"
-        message = f"{missing} of {shards} shards {what}; their documents are missing here."
-        shortfalls.append(Degradation(Stage.RETRIEVE, reason, message))
-    if lost := max(found.incomplete_shards, int(read.damaged)):
-        message = (
-            f"{lost} of {shards} shards have lost documents or parts of them. Upsert the collection's documents again."
-        )
-        shortfalls.append(Degradation(Stage.RETRIEVE, "SHARD_INCOMPLETE", message))
-    return shortfalls

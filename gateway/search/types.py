@@ -6,6 +6,7 @@ from enum import Enum
 
 from gateway.index.documents import Document
 from services.api.backend import ScoredDocument
+from services.runtime.telemetry.names import DegradedReason
 from winnow.common.v1 import common_pb2
 
 
@@ -49,7 +50,7 @@ class Degradation:
     """A stage that fell short."""
 
     stage: Stage
-    reason: str
+    reason: DegradedReason
     message: str
 
 
