@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from google.rpc import status_pb2
 
 from gateway.index.collection import Collection
+from gateway.index.commands import ChangedMeanwhileError, Known, Write
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.errors import wrong_model
-from gateway.index.store import ChangedMeanwhileError, Known, Store, Write
+from gateway.index.store import Store
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder
 from services.api.backend import EmbeddedText

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from gateway.index.store import Found, Read
+from gateway.index.store import Read
+from gateway.index.vector_search import Found
 from gateway.search.types import Degradation, Stage
 from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem
 from services.runtime.telemetry.names import DegradedReason

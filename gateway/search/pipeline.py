@@ -101,16 +101,16 @@ class Pipeline:
                 found = await self._index.store.search(
                     collection, vector, wanted, filter_, "collection.filter", budget.retrieve_s()
                 )
-                span.set_attribute(names.ITEMS, len(found.candidates))
+                span.set_attribute(names.ITEMS, len(found.neighbours))
             read = await self._index.store.read(
                 collection,
-                [candidate.id for candidate in found.candidates],
+                [candidate.id for candidate in found.neighbours],
                 text=job.text or job.policy is not Policy.SKIP or self._oversample > 1,
                 metadata=job.metadata,
                 budget_s=budget.retrieve_s(),
             )
         # A document may have been removed since its vector was found.
-        near = [(read.documents[one.id], one.cosine) for one in found.candidates if one.id in read.documents]
+        near = [(read.documents[one.id], one.cosine) for one in found.neighbours if one.id in read.documents]
         if self._oversample > 1:
             near = await self._rescored(near, _row(embedded, embedded.model.dimensions), embedded.model)
         return FirstStage(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.index.store import Found, Read
+from gateway.index.store import Read
+from gateway.index.vector_search import Found
 from gateway.search.degradation import items_failed, shards_missing, stage_failed
 from gateway.search.types import Degradation, Stage
 from services.runtime.errors import (
