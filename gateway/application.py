@@ -1,4 +1,4 @@
-"""The gateway as an application for `services.runtime.server`: its parts, put together from the settings."""
+"""The gateway as an application for `services.runtime.server`: builds all parts from the settings."""
 
 import asyncio
 import logging
@@ -43,14 +43,14 @@ from winnow.retrieval.v1 import retrieval_pb2_grpc
 log = logging.getLogger("winnow.gateway")
 
 _WRITE_TIMEOUT_S = 1.0
-# A write into a large graph takes milliseconds, and many of them wait in one pipeline.
+# A write into a large graph takes milliseconds, and a pipeline holds many writes.
 _INDEX_WRITE_TIMEOUT_S = 10.0
-# Of a score there is little to keep: its share of what vectors may take.
+# Scores are small: they get this fraction of the bytes for vectors.
 _SCORES_SHARE = 8
 
 
 class Gateway:
-    """All parts of the gateway. It serves as soon as it listens: workers and Redis are reached when needed."""
+    """All parts of the gateway. It is ready as soon as it listens: workers and Redis are connected to when needed."""
 
     services = (EMBED_SERVICE, RERANK_SERVICE, RETRIEVAL_SERVICE)
 
@@ -146,16 +146,16 @@ class Gateway:
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)
 
     async def start(self) -> None:
-        """Begins to look for workers and Redis; waits for none of them."""
+        """Starts to connect to workers and Redis in the background."""
         every_s = self._settings.model_refresh_seconds
         self._run(self._embed_pool.watch(every_s), "embed-model")
         self._run(self._rerank_pool.watch(every_s), "rerank-model")
         if self._remote is None:
-            log.info("no cache in Redis: GATEWAY_REDIS_URL and GATEWAY_CACHE_URL are empty")
+            log.info("no cache in Redis: GATEWAY_REDIS_URL and GATEWAY_CACHE_URL are not set")
         else:
             self._remote.start()
         if self._index is None:
-            log.info("no collections: GATEWAY_REDIS_URL and GATEWAY_INDEX_URL are empty")
+            log.info("no collections: GATEWAY_REDIS_URL and GATEWAY_INDEX_URL are not set")
         else:
             self._run(self._index.catalogue.inspect(), "index-inspection")
 
@@ -163,10 +163,10 @@ class Gateway:
         self._background.append(asyncio.create_task(work, name=name))
 
     async def drain(self) -> None:
-        """Nothing: calls in progress are the server's to wait for, and streams watch the lifecycle."""
+        """Does nothing: the server waits for calls in progress, and streams watch the lifecycle."""
 
     async def close(self) -> None:
-        """Writes what the cache still has to write, and lets go of everything."""
+        """Writes what the cache has queued, then closes all connections."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The answers of one pool of workers: cached, computed once, and all items of a response from one model.
+"""The answers of one pool of workers: cached, computed once, and all of a response from one model.
 
 Ask the pool for its model, make the keys, look in this process and in Redis, compute what is missing through
 single-flight, and check that one model answered all of it; during a rolling update, try again.
@@ -29,7 +29,7 @@ _PARTS_AT_ONCE = 8
 
 
 class Options(Protocol):
-    """What both kinds of options have; see `services.api.options`."""
+    """What both kinds of options have in common; see `services.api.options`."""
 
     @property
     def priority(self) -> common_pb2.Priority:
@@ -39,7 +39,7 @@ class Options(Protocol):
         """With the model's defaults filled in."""
 
     def identity(self) -> tuple[str, ...]:
-        """What decides an answer beside the text."""
+        """What decides an answer, besides the text."""
 
 
 M = TypeVar("M", bound=Model)
@@ -49,7 +49,7 @@ E = TypeVar("E", bound=Sized)
 
 
 class WrongModelError(Exception):
-    """The workers serve another model than the one that was asked for."""
+    """The workers serve another model than the required one."""
 
     def __init__(self, serving: common_pb2.ModelIdentity) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class WrongModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Computed(Generic[E]):
-    """What one worker made of some texts, in their order. `model` is the one that answered."""
+    """The results of one call to a worker, in the order of its texts. `model` is the one that answered."""
 
     model: common_pb2.ModelIdentity
     items: Sequence[E | FailedItem]
@@ -67,7 +67,7 @@ class Computed(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[E]):
-    """The answer for one text: an entry, or the failure in its place."""
+    """The answer for one text: an entry or an error."""
 
     model: common_pb2.ModelIdentity
     entry: E | None
@@ -85,7 +85,7 @@ class Answers(Generic[M, E]):
 
     @property
     def timings(self) -> common_pb2.Timings:
-        """Of parts that ran side by side, the slowest of each stage."""
+        """The slowest of each stage, of parts that ran concurrently."""
         return StageTimings.slowest(answer.timings for answer in self.answers).proto()
 
 
@@ -103,7 +103,7 @@ class Workers(Protocol[M, Opt_contra, E]):
     def partition(
         self, positions: Sequence[int], texts: Sequence[str], options: Opt_contra, model: M
     ) -> list[list[int]]:
-        """Cuts positions into parts, each worth a call of its own."""
+        """Splits positions into parts, one for each call."""
 
     async def compute(self, texts: Sequence[str], options: Opt_contra, deadline: float | None) -> Computed[E]:
         """One call to one worker. `options` are resolved. Raises Problem."""
@@ -111,7 +111,7 @@ class Workers(Protocol[M, Opt_contra, E]):
 
 @dataclass(frozen=True, slots=True)
 class _Call(Generic[M, Opt]):
-    """What a flight needs of the call that began it, which it may outlive. `positions`: key → index of its text."""
+    """What a flight needs of the call that started it, which it may outlive. `positions`: key → index of its text."""
 
     model: M
     texts: Sequence[str]
@@ -148,7 +148,7 @@ class CachedModel(Generic[M, Opt, E]):
             seen = {answer.model.fingerprint: answer.model for answer in answers}
             if set(seen) == {model.model.fingerprint}:
                 return Answers(model, answers)
-            # The workers have changed their model. What it computed is kept under its own fingerprint.
+            # The workers have changed their model. Its results are cached under its own fingerprint.
             other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
             serving = await pool.model_of(other, deadline)
             if fingerprint is None and len(seen) == 1:
@@ -158,7 +158,7 @@ class CachedModel(Generic[M, Opt, E]):
         raise UpstreamUnavailable(pool.what, "is changing its model")
 
     async def known(self, texts: Sequence[str], options: Opt, model: M) -> list[E | None]:
-        """What the caches have; no worker is asked."""
+        """The entries in the caches, None if there is none; no worker is called."""
         keys = self._keys(model.model.fingerprint, texts, options.resolved(model))
         entries = [self._cache.peek(key) for key in keys]
         absent = [position for position, entry in enumerate(entries) if entry is None]
@@ -167,7 +167,7 @@ class CachedModel(Generic[M, Opt, E]):
         return entries
 
     async def close(self) -> None:
-        """Ends what is in flight."""
+        """Cancels what is in flight."""
         await self._single_flight.close()
 
     async def _model(self, fingerprint: str | None, deadline: float | None) -> M:
@@ -183,7 +183,7 @@ class CachedModel(Generic[M, Opt, E]):
         return self._cache_keys.keys(self._workers.kind, fingerprint, options.identity(), texts)
 
     async def _answers(self, model: M, texts: Sequence[str], options: Opt, deadline: float | None) -> list[Answer[E]]:
-        """One answer for each text. What no cache has is computed, equal texts once."""
+        """One answer for each text. What no cache has is computed, once for equal texts."""
         keys = self._keys(model.model.fingerprint, texts, options)
         found: dict[bytes, Answer[E]] = {}
         positions: dict[bytes, int] = {}
@@ -213,7 +213,7 @@ class CachedModel(Generic[M, Opt, E]):
     async def _resolve(
         self, call: _Call[M, Opt], wanted: Sequence[_FlightKey], resolve: Resolve[_FlightKey, Answer[E]]
     ) -> None:
-        """Resolves each key from Redis, or by the workers."""
+        """Resolves each key from Redis or from the workers."""
         keys = [key for _, key in wanted]
         began = time.perf_counter()
         with self._metrics.span(names.CACHE_LOOKUP, {names.KIND: self._workers.kind, names.ITEMS: len(keys)}) as span:

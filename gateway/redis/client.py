@@ -1,6 +1,6 @@
-"""One client for Redis: a single server or a cluster, with strict timeouts and no retry of what was not answered.
+"""The Redis client, for a single server or a cluster. Timeouts are strict; a command without a reply is not retried.
 
-Whoever calls decides what a failure means: the cache shrugs it off, the index degrades.
+The caller decides what a failure means: to the cache it is a miss, to a search a degradation.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from gateway.redis.topology import Topology, Unreachable
 
 __all__ = ["Command", "NotReplicatedError", "QueueTimeoutError", "RedisClient", "Unreachable"]
 
-# Replicas in step acknowledge within a round trip; WAIT must give up before the connection does.
+# Replicas without lag acknowledge within a round trip. WAIT must time out before the connection does.
 _WAIT_MS = 1000
-# Of one command from node to node while a cluster moves slots.
+# Maximum redirections of a command while a cluster moves slots.
 _REDIRECTS = 8
 _MOVING_S = 0.05
-# The server is away, and another may have its slots.
+# The server is unreachable, and another one may have its slots.
 _AWAY = (aioredis.ConnectionError, RedisTimeoutError, ClusterDownError)
 
 
 class NotReplicatedError(RedisError):
-    """A write has reached its master, but not as many replicas as were asked for."""
+    """A write has reached its master, but fewer replicas than required."""
 
 
 class RedisClient:
-    """Connects lazily, so a Redis that is down stops nobody from starting.
+    """Connects when it is first used, so that the gateway starts without Redis.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, with credentials; a cluster is recognised by asking it.
-            `redis+cluster://` and `rediss+cluster://` say so beforehand.
-        timeout_s: Longest wait for a connection, and for the answer to one command.
-        faults: Where it is said what is wrong with it.
-        connections: Most connections to one server. Calls beyond wait for their turn, as long as the server answers.
+        url: `redis://`, `rediss://` or `unix://`, with credentials. The server is asked whether it is a cluster;
+            `redis+cluster://` and `rediss+cluster://` declare it.
+        timeout_s: Maximum wait for a connection, and for the reply to one command.
+        faults: Logs what is wrong with a server.
+        connections: Maximum connections to one server. Further calls queue, for as long as the server replies.
     """
 
     def __init__(self, url: str, timeout_s: float, faults: FaultLog | None = None, connections: int = 64) -> None:
@@ -56,24 +56,24 @@ class RedisClient:
         await self._topology.connect()
 
     async def command(self, *args: str | bytes | int | float) -> Any:
-        """One command; bytes in, bytes out. Raises ResponseError where the server refuses, or one of `Unreachable`."""
+        """Runs one command on bytes. Raises ResponseError if the server refuses it, or one of `Unreachable`."""
         [reply] = await self.commands([args])
         return _good(reply)
 
     async def commands(
         self, commands: Sequence[Command], replicas: int = 0, budget_s: float | None = None, at_once: int = 1
     ) -> list[Any]:
-        """Several commands, each on one key or one hash tag; not atomic.
+        """Runs several commands, each on one key or one hash tag; not atomic.
 
-        Gives a reply for each; where one failed, its exception stands in its place, so that a server that is down takes
-        nothing from the others: QueueTimeoutError where there was no turn in time, TimeoutError where there was no
-        answer. Raises one of `Unreachable` where there is no connection to anything.
+        Returns a reply for each. A command that failed has its exception in the place of its reply, so that a server
+        that is down does not affect the others: QueueTimeoutError if no connection was free in time, TimeoutError if
+        there was no reply. Raises one of `Unreachable` if no server can be reached.
 
         Args:
-            commands: Those for the same server travel together.
-            replicas: A write that not so many have acknowledged in time is NotReplicatedError.
-            budget_s: Longest wait in all, that for a turn included; None: as long as the caller waits.
-            at_once: Most pipelines that they make for one server, side by side. 1 keeps their order.
+            commands: Commands for the same server share a pipeline.
+            replicas: A write that fewer replicas acknowledge in time is NotReplicatedError.
+            budget_s: Maximum wait in total, the wait for a connection included; None: no limit.
+            at_once: Maximum concurrent pipelines to one server. 1 keeps the order of the commands.
         """
         replies: list[Any] = [RedisTimeoutError("not connected in time") for _ in commands]
         if commands:
@@ -100,7 +100,7 @@ class RedisClient:
                 return
 
     def _place(self, command: Command, last: Any) -> "_Place":
-        """Where a command goes, after what came of it `last`."""
+        """The destination of a command, given its `last` reply."""
         if isinstance(last, AskError) and not isinstance(last, MovedError):
             return _Place(f"{last.host}:{last.port}", asking=True)
         return _Place(self._topology.master_of(_key(command)), asking=False)
@@ -113,9 +113,9 @@ class RedisClient:
         replicas: int,
         replies: list[Any],
     ) -> Sequence[int]:
-        """Puts the results of one pipeline at their positions of `replies`, also when it is cancelled.
+        """Writes the results of one pipeline to their positions in `replies`, also if it is cancelled.
 
-        Gives the positions that have to be asked again, elsewhere.
+        Returns the positions to send again, to another server.
         """
         node = self._topology.node(place.name)
         if node is None:
@@ -126,7 +126,7 @@ class RedisClient:
         sent = [commands[position] for position in positions]
         step = 2 if place.asking else 1
         batch = Batch(
-            # WAIT answers for the writes before it on its own connection.
+            # WAIT counts the writes before it on the same connection.
             [*chain.from_iterable((*[("ASKING",)] * (step - 1), command) for command in sent), *_wait(replicas)]
         )
         try:
@@ -145,7 +145,7 @@ class RedisClient:
         commands: Sequence[Command],
         replies: Sequence[Any],
     ) -> Sequence[int]:
-        """The positions to be asked again; what a cluster's replies say about its slots is learnt."""
+        """The positions to send again. Updates the map of slots by what the replies say."""
         moved = {reply.slot_id: reply for reply in replies if isinstance(reply, MovedError)}
         for reply in moved.values():
             await self._topology.moved(reply)
@@ -156,7 +156,7 @@ class RedisClient:
         if failed or moved:
             look = self._topology.refresh(place.name)
             if any(type(replies[position]) is aioredis.ConnectionError for position in failed):
-                # The server is gone. Where another has taken over already, it is asked.
+                # The server is gone. If another one has taken over already, the command is sent there.
                 await asyncio.wait({look}, timeout=self._timeout_s)
                 again += [
                     position for position in failed if self._topology.master_of(_key(commands[position])) != place.name
@@ -164,9 +164,9 @@ class RedisClient:
         return again
 
     async def get_many(self, keys: Sequence[bytes], budget_s: float | None = None) -> list[bytes | None]:
-        """The values of keys, None where absent. One MGET on a single server; a cluster wants one GET for each slot.
+        """The values of keys, None for a missing key. One MGET on a single server; on a cluster one GET for each key.
 
-        Raises one of `Unreachable` where no server gave its part in time; None stands in the place of a missing part.
+        A value that did not arrive in time is None; if none did, raises one of `Unreachable`.
         """
         if not keys:
             return []
@@ -198,7 +198,7 @@ class RedisClient:
 
 
 class _Place(NamedTuple):
-    """A server, and whether it is only just taking over the slot of the commands that go there."""
+    """A server, and whether it is importing the slot of the commands (ASK)."""
 
     name: str
     asking: bool
@@ -219,11 +219,11 @@ def _reached(reply: Any, replicas: int) -> bool:
 
 
 def _parts(positions: Sequence[int], most: int) -> list[Sequence[int]]:
-    """At most so many parts, of equal size as far as may be."""
+    """At most so many parts, of about equal size."""
     return [part for start in range(min(most, len(positions))) if (part := positions[start::most])]
 
 
 def _key(command: Command) -> str | bytes:
-    """The first key of a command: scripts name theirs after text and count."""
+    """The first key of a command. EVAL has its keys after the script and their number."""
     key = command[3] if command[0] == "EVAL" else command[1]
     return key if isinstance(key, str | bytes) else str(key)

@@ -1,4 +1,4 @@
-"""The servers behind a URL of Redis: a single one, or the masters of a cluster; and the connections to them."""
+"""The servers behind a Redis URL, a single one or the masters of a cluster, and the connections to them."""
 
 import asyncio
 import logging
@@ -18,18 +18,18 @@ from gateway.redis.faults import FaultLog
 from gateway.redis.node import PAUSE_S, SLOW_S, Batch, Node
 from gateway.redis.workarounds import UNBOUNDED, cluster_errors, response_callbacks
 
-# What a call can fail with for want of a server that answers. ResponseError, a refusal by a live server, is a
-# RedisError too: catch it first where the difference matters.
+# The errors of a call that no server answers. ResponseError, a refusal by a live server, is a RedisError too: catch it
+# first if the difference matters.
 Unreachable = (RedisError, OSError, asyncio.TimeoutError)
 
-# For what was sent and is not answered when the client is closed; nobody waits for it.
+# For replies that are outstanding when the client is closed; no caller waits for them.
 _LAST_REPLIES_S = 1.0
 
 log = logging.getLogger("winnow.redis")
 
 
 class Topology:
-    """Connects when it is first needed. See `RedisClient` for the arguments."""
+    """Connects when it is first used. The arguments are those of `RedisClient`."""
 
     def __init__(self, url: str, timeout_s: float, faults: FaultLog, connections: int) -> None:
         scheme = urlsplit(url).scheme
@@ -48,9 +48,9 @@ class Topology:
         self._running: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> None:
-        """Connect, and find out whether this is a cluster. Raises one of `Unreachable`.
+        """Connects, and finds out whether this is a cluster. Raises one of `Unreachable`.
 
-        All who come during an attempt share it, and its failure.
+        Calls during an attempt share it, and its failure.
         """
         if self._connected:
             return
@@ -104,7 +104,7 @@ class Topology:
             self._nodes[""] = node
 
     async def _connect_cluster(self) -> None:
-        # It keeps the map of slots; all commands but those for the map go over our own connections.
+        # It only keeps the map of slots. All other commands use our own connections.
         cluster = RedisCluster.from_url(
             self._url,
             protocol=2,
@@ -124,7 +124,7 @@ class Topology:
     def _node_at(self, host: str | None = None, port: int | None = None) -> Node:
         options: dict[str, Any] = {
             **parse_url(self._url),
-            "protocol": 2,  # flat replies on every server version
+            "protocol": 2,  # the same flat replies from every server version
             "socket_timeout": self._timeout_s,
             "socket_connect_timeout": self._timeout_s,
             "max_connections": UNBOUNDED,
@@ -135,7 +135,7 @@ class Topology:
         return Node(_address(options), pool, self._connections, response_callbacks(pool), self._faults, self._run)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a round trip to its end, whatever becomes of its caller: cut off it would cost a connection."""
+        """Runs a round trip to its end even if its caller is cancelled: cut off, it would cost the connection."""
         task = asyncio.create_task(work, name="redis")
         self._running.add(task)
         task.add_done_callback(self._ended)
@@ -144,16 +144,16 @@ class Topology:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved: its caller may be gone
+            task.exception()  # marks it as retrieved: the caller may be gone
 
     async def moved(self, error: MovedError) -> None:
-        """Takes over what a reply says of a slot."""
+        """Updates the map of slots from a MOVED reply."""
         if self._cluster is not None:
-            with suppress(KeyError):  # a slot that nobody had
+            with suppress(KeyError):  # a slot that no server had
                 await self._cluster.nodes_manager.move_slot(error)
 
     def refresh(self, lost: str) -> asyncio.Task[None]:
-        """Asks the cluster in the background which server has which slots, `lost` last."""
+        """Reads the map of slots again in the background, from `lost` last."""
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(lost), name="redis-slots")
         return self._refreshing
@@ -164,14 +164,14 @@ class Topology:
             with cluster_errors():
                 await self._cluster.nodes_manager.initialize(last_failed_node_name=lost)
         except Unreachable as error:
-            log.debug("the cluster's slots cannot be learnt: %s", type(error).__name__)
+            log.debug("cannot read the cluster's slots: %s", type(error).__name__)
         finally:
             self._refreshing = None
         for name in [name for name in self._nodes if self._cluster.get_node(node_name=name) is None]:
             await self._nodes.pop(name).close()
 
     def node(self, name: str) -> Node | None:
-        """The server of that name; None for "", if this is a cluster."""
+        """The server of that name; None for "" if this is a cluster."""
         if name not in self._nodes and name:
             host, _, port = name.rpartition(":")
             self._nodes[name] = self._node_at(host, int(port))
@@ -198,7 +198,7 @@ class Topology:
         return len(self._cluster.get_primaries()) if self._cluster else 1
 
     def master_of(self, key: str | bytes) -> str:
-        """Name of the server that holds `key`, "" where none does. Only after `connect`."""
+        """Name of the server that holds `key`; "" for a single server, or if none holds it. Only after `connect`."""
         if self._cluster is None:
             return ""
         try:
@@ -208,7 +208,7 @@ class Topology:
         return node.name if node else ""
 
     async def close(self) -> None:
-        """Close all connections, after a last short wait for what is under way."""
+        """Closes all connections, after a last short wait for the round trips under way."""
         for task in (self._attempt, self._refreshing):
             if task is not None:
                 task.cancel()
@@ -226,7 +226,7 @@ class Topology:
 
 
 def _address(options: Mapping[str, Any]) -> str:
-    """Where a server is: HOST:PORT, or the path of its socket."""
+    """The address of a server: HOST:PORT, or the path of its socket."""
     if "path" in options:
         return str(options["path"])
     return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"

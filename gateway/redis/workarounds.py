@@ -1,10 +1,10 @@
 """Workarounds for faults of redis-py, each seen in version 8.1.0.
 
-`tests/unit/gateway/test_redis_workarounds.py` has a test of each fault: when one fails after an upgrade, redis-py does
-the right thing by itself, and the workaround can go. These are where they are used:
+`tests/unit/gateway/redis/test_workarounds.py` states of them that redis-py is right by itself, as expected failures: a
+test that passes after an upgrade says that its workaround can go. Two workarounds are where they are used:
 
 - `node.Node` has a queue of its own: a pool of redis-py raises when all its connections are in use.
-- `topology.Topology.moved` passes over a KeyError: RedisCluster raises it for a slot that no server had.
+- `topology.Topology.moved` ignores the KeyError that RedisCluster raises for a slot that no server had.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 
 UNBOUNDED = 1 << 30
-"""For `max_connections`: redis-py raises at its own limit; ours waits."""
+"""For `max_connections`: redis-py raises at its limit, while `node.Node` queues."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def response_callbacks(pool: ConnectionPool) -> dict[str, Any]:
 def transport_of(connection: Any) -> asyncio.WriteTransport:
     """The transport of an open connection, to be aborted after `disconnect(nowait=True)`.
 
-    That closes the transport and forgets it. A closed transport first sends what is in its buffer: if the server reads
-    nothing, the socket stays open for as long as the server does.
+    `disconnect` closes the transport and forgets it. A closed transport first sends its buffer: if the server reads
+    nothing, the socket stays open.
     """
     return cast(asyncio.WriteTransport, connection._writer.transport)

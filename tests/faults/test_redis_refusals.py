@@ -81,7 +81,7 @@ async def test_a_read_only_replica(lines):
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert "takes no writes" in error.details()
             assert len(lines()) == 1
-            assert "GATEWAY_INDEX_URL must lead to the master" in lines()[0]
+            assert "GATEWAY_INDEX_URL must name the master" in lines()[0]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
