@@ -1,4 +1,4 @@
-"""A collection as the catalogue describes it, and the keys of its shards."""
+"""The description of a collection in the catalogue, and the keys of its shards."""
 
 import json
 import secrets
@@ -13,7 +13,7 @@ _FORMER_M = 16
 
 
 class Quantization(Enum):
-    """How a collection keeps its vectors; the value is what VADD calls it."""
+    """How a collection stores its vectors; the value is the option of VADD."""
 
     INT8 = "Q8"
     NONE = "NOQUANT"
@@ -73,12 +73,12 @@ class Collection:
 
 
 def shard_key(tag: str, part: str) -> str:
-    """A key of a shard: part "c", "v", "t", "h" or "d"."""
+    """A key of a shard. `part`: "c", "v", "t", "h" or "d"."""
     return f"winnow:i:{{{tag}}}:{part}"
 
 
 def shard_keys(tag: str) -> list[str]:
-    """All keys of a shard, as scripts take them."""
+    """All keys of a shard, in the order of the scripts."""
     return [shard_key(tag, part) for part in _SHARD_PARTS]
 
 

@@ -1,4 +1,4 @@
-"""Commands on the shards of a collection, and what their replies mean. A document's id decides its shard."""
+"""Commands on the shards of a collection, and what their replies mean. The id of a document decides its shard."""
 
 import hashlib
 import zlib
@@ -20,16 +20,16 @@ from services.runtime.errors import Problem
 
 _OUTCOMES = {1: Outcome.CREATED, 2: Outcome.UPDATED, 3: Outcome.UNCHANGED}
 DELETED, CHANGED = "d", "c"  # letters of lua.DELETE
-# Deletions of a shard are remembered by bucket of ids. Two ids in one cost a second look at most; a shard in which all
-# buckets have seen a deletion takes about 1 MB more.
+# The last deletion is stored for each bucket of ids. Two ids in one bucket cost at most a second look-up; a shard with
+# a deletion in every bucket takes about 1 MB more.
 _BUCKETS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A document as a look-up saw it: its record and the last deletion near its id, b"" for none.
+    """A document as a look-up saw it: its record and the last deletion in its bucket, b"" for none.
 
-    `digest` is None where there is no record that can be read. `whole`: every part of the document is there.
+    `digest` is None if there is no valid record. `whole`: no part of the document is missing.
     """
 
     record: bytes = b""
@@ -40,9 +40,9 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A document to store. `vector` is float32 [dimensions], None where at most its metadata changed.
+    """A document to store. `vector` is float32 [dimensions], or None if at most its metadata changed.
 
-    It is stored only while the document is as `known` says; repeated, it is stored once.
+    It is stored only if the document is still as `known` says. It may be repeated: it is stored once.
     """
 
     document: Document
@@ -53,7 +53,7 @@ class Write:
 
 
 class ChangedMeanwhileError(Exception):
-    """Somebody else changed the document between our look and our write."""
+    """Another writer changed the document between the look-up and the write."""
 
 
 def by_shard(collection: Collection, ids: Sequence[str]) -> Mapping[str, list[str]]:
@@ -65,7 +65,7 @@ def by_shard(collection: Collection, ids: Sequence[str]) -> Mapping[str, list[st
 
 
 def _shard(collection: Collection, id_: str) -> str:
-    """The shard of a document, for ever: by a hash of its id."""
+    """The shard of a document, by a hash of its id that must never change."""
     number = int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=8).digest(), "little")
     return collection.shards[number % len(collection.shards)]
 
@@ -125,7 +125,7 @@ def outcome(reply: object) -> Outcome | Problem | ChangedMeanwhileError:
             return index_problem(reply)
         case int() if reply in _OUTCOMES:
             return _OUTCOMES[reply]
-        case _:  # the next look tells which: another version, a marker that was lost, or no collection any more
+        case _:  # the next look-up finds out: another version, a lost marker, or a removed collection
             return ChangedMeanwhileError()
 
 

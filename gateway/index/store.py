@@ -1,4 +1,4 @@
-"""The documents of collections: written whole or not at all, found by vector, read by id."""
+"""The documents of collections: written atomically, found by vector, read by id."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from services.api.vectors import F32
 from services.runtime.errors import InvalidField, Problem, UpstreamUnavailable
 
 _TRIES = 5
-# Pipelines of one search for one server: Redis searches each connection's graphs one after the other, in threads.
+# Pipelines of one search to one server. Redis runs the searches of a connection one after the other, and those of
+# several connections in threads.
 _SHARDS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """How hard a search tries. `ef`: least size of the candidate list (EF) of a search through one graph;
-    `filter_ef`: most documents that a filtered search looks at in a shard (FILTER-EF). `replicas`: how many must
-    have a write before it is acknowledged."""
+    """`ef`: minimum EF of a search (size of the candidate list). `filter_ef`: FILTER-EF, the maximum documents of a
+    shard that a filter is tried on. `replicas`: how many must have a write before it is acknowledged."""
 
     ef: int
     filter_ef: int
@@ -35,7 +35,7 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Documents by id, how many shards could not be read, and whether a document was found damaged."""
+    """Documents by id, how many shards could not be read, and whether a document was damaged."""
 
     documents: dict[str, Document]
     missing_shards: int
@@ -43,22 +43,22 @@ class Read:
 
 
 class Store:
-    """Documents by collection."""
+    """The documents of all collections."""
 
     def __init__(self, client: RedisClient, writer: RedisClient, settings: StoreSettings) -> None:
         self._client = client
-        self._writer = writer  # its own connections and time-out: a write waits longer than a search may
+        self._writer = writer  # with connections and a timeout of its own: a write may take longer than a search
         self._settings = settings
 
     @property
     def confirms(self) -> bool:
-        """Whether an unchanged document must be written all the same, so that its replicas are known to have it."""
+        """Whether an unchanged document must be written too, to confirm that its replicas have it."""
         return self._settings.replicas > 0
 
     async def look(self, collection: Collection, ids: Sequence[str]) -> dict[str, Known]:
-        """What is there of some documents. NotFound where the collection has been removed.
+        """Looks documents up. NotFound if the collection has been removed.
 
-        A shard that has lost its marker gets it back, as nothing can be written without.
+        A shard that has lost its marker gets a new one, since nothing can be written without it.
         """
         known: dict[str, Known] = {}
         with redis_errors():
@@ -77,12 +77,12 @@ class Store:
                 if not unmarked:
                     return known
                 await restore(self._client, collection, unmarked)
-        raise UpstreamUnavailable("index", "loses its keys as they are written; look at its maxmemory-policy")
+        raise UpstreamUnavailable("index", "loses keys while they are written; check its maxmemory-policy")
 
     async def write(
         self, collection: Collection, writes: Sequence[Write]
     ) -> list[Outcome | Problem | ChangedMeanwhileError]:
-        """Stores each document atomically; gives its outcome, or why it is not stored, in their order."""
+        """Stores each document atomically; returns for each, in order, its outcome or why it is not stored."""
         replicas = self._settings.replicas
         changes = [commands.write(collection, write, replicas) for write in writes]
         try:
@@ -92,9 +92,9 @@ class Store:
         return [commands.outcome(reply) for reply in replies]
 
     async def delete(self, collection: Collection, ids: Sequence[str]) -> int:
-        """Removes documents; gives how many there were. NotFound where the collection has been removed.
+        """Deletes documents; returns how many existed. NotFound if the collection has been removed.
 
-        A document that is written while it is being deleted is looked at again.
+        A document that is written meanwhile is looked up and deleted again.
         """
         deleted, left = 0, list(ids)
         with redis_errors():
@@ -107,18 +107,18 @@ class Store:
                 for mine, reply in zip(by_tag.values(), replies, strict=True):
                     if isinstance(reply, Exception):
                         raise reply
-                    # Without a marker nothing was deleted: the next look makes it again.
+                    # Without a marker nothing was deleted: the next look-up creates it again.
                     letters = commands.CHANGED * len(mine) if reply == lua.GONE else reply.decode()
                     deleted += letters.count(commands.DELETED)
                     left += [id_ for id_, letter in zip(mine, letters, strict=True) if letter == commands.CHANGED]
                 if not left:
                     return deleted
-        raise UpstreamUnavailable("index", "has other writers changing the same documents")
+        raise UpstreamUnavailable("index", "has concurrent changes of the same documents")
 
     async def get(self, collection: Collection, ids: Sequence[str]) -> tuple[dict[str, Document], set[str]]:
-        """The documents that can be read, by id, and the ids of those that have been lost wholly or in part.
+        """The documents that can be read, by id, and the ids of those that the index has lost, wholly or in part.
 
-        Of the others there are none. Raises a Problem where a shard does not answer.
+        The rest do not exist. Raises a Problem if a shard does not answer.
         """
         with redis_errors():
             documents, failures, _ = await self._fetch(collection, ids)
@@ -144,7 +144,7 @@ class Store:
     async def read(
         self, collection: Collection, ids: Sequence[str], *, text: bool, metadata: bool, budget_s: float
     ) -> Read:
-        """The documents that can be read within the budget, by id; empty ones where neither is asked for."""
+        """The documents that can be read within the budget, by id; empty ones without `text` and `metadata`."""
         if not text and not metadata:
             return Read({id_: Document(id_, "") for id_ in ids}, 0)
         try:
@@ -156,7 +156,7 @@ class Store:
     async def _fetch(
         self, collection: Collection, ids: Sequence[str], budget_s: float | None = None
     ) -> tuple[dict[str, Document], list[Exception], bool]:
-        """Documents by id, one failure for each shard that could not be read, and whether a value was no document."""
+        """Documents by id, an error for each shard that could not be read, and whether a value was not a document."""
         by_tag = commands.by_shard(collection, ids)
         replies = await self._client.commands(
             [("HMGET", shard_key(tag, "t"), *mine) for tag, mine in by_tag.items()], budget_s=budget_s
@@ -180,7 +180,7 @@ class Store:
         return documents, failures, damaged
 
     async def count(self, collections: Sequence[Collection]) -> list[int]:
-        """The number of whole documents in each collection: what a search can find and read."""
+        """The number of complete documents in each collection: those that a search can find and read."""
         censuses = [commands.script(lua.CENSUS, tag) for collection in collections for tag in collection.shards]
         with redis_errors():
             replies = iter(await self._client.commands(censuses))
@@ -204,12 +204,12 @@ class Store:
     ) -> Found:
         """The `count` documents nearest to `vector` (float32 [dimensions]) that pass the filter.
 
-        All shards are asked side by side. Raises InvalidField for a filter that does not parse, and a Problem where no
+        All shards are searched concurrently. Raises InvalidField for a filter that does not parse, and a Problem if no
         shard answered within the budget.
         """
         shards, settings = collection.shards, self._settings
         query = vector_search.query(vector, count, filter_, settings.ef, settings.filter_ef, len(shards))
-        # Searches first: so they are spread evenly over the pipelines.
+        # Searches first, so that they are spread evenly over the pipelines.
         searches: list[Command] = [("VSIM", shard_key(tag, "v"), *query) for tag in shards]
         censuses = [commands.script(lua.CENSUS, tag) for tag in shards]
         with redis_errors():

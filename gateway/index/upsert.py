@@ -1,4 +1,4 @@
-"""Streams of documents into collections: the unchanged cost nothing, the answered without error are stored."""
+"""Streams of documents into collections. Unchanged documents are not embedded again."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
@@ -28,7 +28,7 @@ _WRITE_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class UpsertResult:
-    """What became of a document: an outcome, or the error that kept it from being stored."""
+    """The result of a document: an outcome, or the error for which it is not stored."""
 
     id: str
     outcome: Outcome | None = None
@@ -38,7 +38,7 @@ class UpsertResult:
 
 @dataclass(frozen=True, slots=True)
 class PendingDocument:
-    """A document of the stream, `path` being its field path in its message; with `error`, it was refused already."""
+    """A document of the stream. `path`: its field path in its message. With an `error`, it is invalid."""
 
     document: Document
     path: str
@@ -47,7 +47,7 @@ class PendingDocument:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Documents with distinct ids, to be written `after` all earlier chunks that hold one of them."""
+    """Documents with distinct ids, to be written `after` all earlier chunks that contain one of the ids."""
 
     group: Sequence[PendingDocument]
     after: Set[asyncio.Event]
@@ -63,7 +63,7 @@ class _Outages:
 
 
 class Upserter:
-    """Writes streams of documents. `stopping`: when set, streams end after what they have taken on, with NotReady."""
+    """Writes streams of documents. `stopping`: when set, streams finish what they accepted and end with NotReady."""
 
     def __init__(self, embedder: Embedder, store: Store, stream: StreamSettings, stopping: asyncio.Event) -> None:
         self._embedder = embedder
@@ -74,10 +74,10 @@ class Upserter:
     async def upsert(
         self, collection: Collection, messages: AsyncIterator[Sequence[PendingDocument]]
     ) -> AsyncGenerator[list[UpsertResult], None]:
-        """Answers for groups of documents, in completion order, each document once.
+        """Results for groups of documents, in completion order, one for each document.
 
-        Of the same id twice, the later one is written later. What `messages` raises is raised after the answers to all
-        that came before; Precondition where the workers have another model than the collection.
+        Documents with the same id are written in their order. An exception of `messages` is raised after the results of
+        all earlier documents. Precondition if the workers have another model than the collection.
         """
         window, retry_for_s = self._stream.window(), self._stream.retry_for_s
         outages = _Outages(index=Outage(retry_for_s), workers=Outage(retry_for_s))
@@ -97,7 +97,7 @@ class Upserter:
     async def _chunks(
         self, messages: AsyncIterator[Sequence[PendingDocument]], window: int
     ) -> AsyncIterator[tuple[_Chunk, int]]:
-        writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that holds an id
+        writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that contains an id
         async for message in until(self._stopping, messages):
             tokens = [estimated_tokens(pending.document.text) for pending in message]
             keys = [pending.document.id for pending in message]
@@ -114,7 +114,7 @@ class Upserter:
     async def _group(
         self, collection: Collection, group: Sequence[PendingDocument], outages: _Outages
     ) -> list[UpsertResult]:
-        """The documents of a group have distinct ids."""
+        """Results of documents with distinct ids."""
         refused = [
             UpsertResult(pending.document.id, error=to_status(pending.error)) for pending in group if pending.error
         ]
@@ -135,7 +135,7 @@ class Upserter:
             ids = [pending.document.id for pending in left]
             try:
                 known = await retry_while_unavailable(lambda ids=ids: self._store.look(collection, ids), outages.index)  # type: ignore[misc]
-            except NotFound as gone:  # the collection was removed under the stream
+            except NotFound as gone:  # the collection was removed during the stream
                 results.update((id_, UpsertResult(id_, error=to_status(gone))) for id_ in ids)
                 break
             writes = await self._writes(collection, left, known, results, outages)
@@ -148,12 +148,12 @@ class Upserter:
                     case Problem():
                         results[id_] = UpsertResult(id_, error=to_status(outcome))
                     case ChangedMeanwhileError():
-                        pass  # look again
+                        pass  # look it up again
             left = [pending for pending in left if pending.document.id not in results]
             if not left:
                 break
         else:
-            raise UpstreamUnavailable("index", "has other writers changing the same documents")
+            raise UpstreamUnavailable("index", "has concurrent changes of the same documents")
         return [results[pending.document.id] for pending in group]
 
     async def _writes(
@@ -164,13 +164,13 @@ class Upserter:
         results: dict[str, UpsertResult],
         outages: _Outages,
     ) -> list[Write]:
-        """What has to be written; documents that need no writing, or cannot be embedded, are put into `results`."""
+        """What has to be written. Documents that are unchanged, or that cannot be embedded, are put into `results`."""
         writes: list[Write] = []
         new: list[tuple[PendingDocument, Digest]] = []
         for pending in group:
             document, digest = pending.document, Digest.of(pending.document)
             seen = known[document.id]
-            old = seen.digest if seen.whole else None  # of which a part is lost, that is written again
+            old = seen.digest if seen.whole else None  # a document that has lost a part is written again
             if old is not None and old.same(digest) and self._store.confirms:
                 writes.append(Write(document, old, None, seen))
             elif old is not None and old.same(digest):
@@ -202,7 +202,7 @@ class Upserter:
     async def _write(
         self, collection: Collection, writes: Sequence[Write], outages: _Outages
     ) -> list[Outcome | Problem | ChangedMeanwhileError]:
-        """Writes, and writes again for a while where the index cannot be reached: a write may be repeated."""
+        """Writes; retries for a while if the index cannot be reached, since a write may be repeated."""
         outcomes: dict[int, Outcome | Problem | ChangedMeanwhileError] = {}
 
         async def once() -> None:
@@ -213,6 +213,6 @@ class Upserter:
                 if isinstance(answer, UpstreamUnavailable):
                     raise answer
 
-        with suppress(UpstreamUnavailable):  # it stands in the place of each document that it concerns
+        with suppress(UpstreamUnavailable):  # it is the result of each document that it concerns
             await retry_while_unavailable(once, outages.index)
         return [outcomes[position] for position in range(len(writes))]

@@ -1,4 +1,4 @@
-"""The search of vector sets: the question to each shard, and the nearest documents of all their answers."""
+"""The search of vector sets: the query to each shard, and the nearest of what all shards found."""
 
 import heapq
 import math
@@ -26,7 +26,7 @@ class Found:
     """The nearest documents, best first; how many shards did not answer in time, and how many have lost documents or
     parts of them.
 
-    `overloaded`: some were not asked, since too many searches wait for this process's connections.
+    `overloaded`: some shards were not searched, since too many searches wait for this process's connections.
     """
 
     neighbours: Sequence[Neighbour]
@@ -38,8 +38,8 @@ class Found:
 def query(
     vector: F32, count: int, filter_: Filter | None, ef: int, filter_ef: int, shards: int
 ) -> list[str | bytes | int]:
-    """What each of the shards is asked: the arguments of VSIM after the key."""
-    # Each of n shards has about 1/n of the nearest documents, and finds them with a smaller EF.
+    """The query to each shard: the arguments of VSIM after the key."""
+    # Each of n shards has about 1/n of the nearest documents, so that a smaller EF per shard suffices.
     shard_ef = max(count, math.ceil(max(ef, 2 * count) / math.sqrt(shards)))
     arguments: list[str | bytes | int] = ["FP32", vector.astype("<f4").tobytes(), "WITHSCORES", "COUNT", count]
     arguments += ["EF", shard_ef]
@@ -61,13 +61,13 @@ def merged(count: int, searched: Sequence[Any], counted: Sequence[Any], quantiza
 
 
 def _neighbours(flat: Sequence[bytes], quantization: Quantization) -> Iterator[Neighbour]:
-    """What a shard found."""
+    """The documents that a shard found."""
     for id_, score in zip(flat[::2], flat[1::2], strict=True):
         yield Neighbour(id_.decode(), _cosine(quantization, float(score)))
 
 
 def _cosine(quantization: Quantization, score: float) -> float:
-    """The cosine behind a score of Redis, which is (1 + similarity) / 2.
+    """The cosine of a score of Redis, which is (1 + similarity) / 2.
 
     The similarity of BINARY vectors is 1 - 2 h, h being the share of dimensions whose signs differ. Two vectors at an
     angle a differ in the sign of a random projection with probability a / pi (Goemans and Williamson 1995; Charikar
@@ -78,5 +78,5 @@ def _cosine(quantization: Quantization, score: float) -> float:
 
 
 def _is_whole(census: Sequence[int]) -> bool:
-    """Whether nothing of a shard is lost, by the answer of lua.CENSUS."""
+    """Whether a shard has lost nothing, by the answer of lua.CENSUS."""
     return 0 <= min(census) == max(census)

@@ -1,4 +1,4 @@
-"""Search: embed → retrieve → rerank → cut, within one deadline, and the best that is left when a stage fails."""
+"""Search: embed → retrieve → rerank → cut, within one deadline; if a stage fails, with the best that is left."""
 
 import asyncio
 import math
@@ -29,7 +29,7 @@ from services.runtime.telemetry import names
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
 
-# During a rollout query and documents may be embedded by different models: how often both are tried again.
+# During a rollout, query and documents may be embedded by different models: maximum attempts for both.
 _ATTEMPTS = 3
 MOST_CANDIDATES = 4000
 
@@ -37,8 +37,8 @@ MOST_CANDIDATES = 4000
 class Pipeline:
     """Runs searches. `retrieval_weight`: the blend if a request names none; None: what the rerank model recommends.
 
-    `oversample` > 1: so many times the candidates are taken from the index, and re-scored exactly if their whole
-    vectors are cached. `index` is None if the gateway has no Redis for collections.
+    `oversample` > 1: so many times the candidates are read from the index, and re-scored exactly if their full vectors
+    are cached. `index` is None if the gateway has no Redis for collections.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Pipeline:
         self._metrics = metrics
 
     async def search(self, job: SearchJob, deadline: float | None) -> SearchResult:
-        """The hits of a search. `deadline` is of the loop's clock. Raises Problem if no answer is possible."""
+        """Runs a search. `deadline`: a time of the event loop's clock. Raises Problem if no answer is possible."""
         began = time.perf_counter()
         budget = Budget(deadline, self._budget)
         if job.collection is not None:
@@ -125,7 +125,7 @@ class Pipeline:
     async def _rescored(
         self, near: Sequence[tuple[Document, float]], query: F32, model: embed_pb2.GetModelResponse
     ) -> list[tuple[Document, float]]:
-        """Exact cosines in the place of the index's, for documents whose whole vector is cached; best first."""
+        """Replaces the cosines of the index by exact ones, for documents whose full vector is cached; best first."""
         known = await self._embedder.known([document.text for document, _ in near], EmbedOptions(), model)
         places = [place for place, entry in enumerate(known) if entry is not None]
         rows = vectors([entry for entry in known if entry is not None], model.dimensions)
@@ -140,7 +140,7 @@ class Pipeline:
             except Problem as problem:
                 if job.policy is Policy.SKIP or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise
-                # The second stage can do without the first: it reranks everything that was sent along.
+                # The second stage does not need the first: it reranks all documents of the request.
                 everything = _candidates([(document, 0.0) for document in job.documents])
                 return FirstStage(everything, [stage_failed(Stage.EMBED, problem)])
         with Stopwatch() as retrieving, self._stage(names.RETRIEVAL):
@@ -151,7 +151,7 @@ class Pipeline:
             ]
             found = nearest(answered.rows(native), query, job.candidates)
         missing = len(job.documents) - len(embedded)
-        message = f"{missing} documents could not be embedded; they are missing."
+        message = f"{missing} documents could not be embedded. They are missing."
         return FirstStage(
             _candidates([(embedded[row], cosine) for row, cosine in found]),
             [items_failed(Stage.EMBED, message)] if missing else [],
@@ -162,7 +162,7 @@ class Pipeline:
         )
 
     async def _embed_both(self, job: SearchJob, deadline: float) -> tuple[Embedded, Embedded]:
-        """Query and documents, side by side, by one model."""
+        """Embeds query and documents concurrently, by one model."""
         texts, options = [document.text for document in job.documents], EmbedOptions(priority=job.priority)
         for _ in range(_ATTEMPTS):
             asked, answered = await asyncio.gather(
@@ -174,7 +174,7 @@ class Pipeline:
         raise UpstreamUnavailable("embed worker", "is changing its model")
 
     async def _rerank(self, job: SearchJob, first: FirstStage, budget: Budget) -> SecondStage:
-        """The scores of the candidates; if the stage fails and may, none."""
+        """The scores of the candidates; none if the stage fails and is not required."""
         documents = [candidate.document.text for candidate in first.candidates]
         options = RerankOptions(job.query, job.instruction, priority=job.priority)
         with Stopwatch() as timer:
@@ -192,7 +192,7 @@ class Pipeline:
                 degradations = [stage_failed(Stage.RERANK, problem)]
         if reranked is None:
             return SecondStage([None] * len(documents), degradations=degradations, rerank_ms=timer.ms)
-        message = f"{len(failed)} of {len(documents)} candidates have no rerank score; they come last."
+        message = f"{len(failed)} of {len(documents)} candidates have no rerank score. They come last."
         return SecondStage(
             [item if isinstance(item, ScoredDocument) else None for item in reranked.items],
             self._weight(job, reranked.model) if first.model is not None else 0.0,
@@ -203,7 +203,7 @@ class Pipeline:
         )
 
     def _weight(self, job: SearchJob, model: rerank_pb2.GetModelResponse) -> float:
-        """The first stage's share: what the request says, else the setting, else what the rerank model recommends."""
+        """The weight of the first stage: that of the request, the setting, or the rerank model's recommendation."""
         if job.retrieval_weight is not None:
             return job.retrieval_weight
         if self._retrieval_weight is not None:
@@ -219,7 +219,7 @@ def _query_options(job: SearchJob) -> EmbedOptions:
 
 
 def _row(embedded: Embedded, dimensions: int) -> F32:
-    """The query's vector, or its error raised: without it there is no first stage."""
+    """The vector of the query. Raises its error: without the query there is no first stage."""
     item = embedded.items[0]
     if isinstance(item, FailedItem):
         raise as_problem(item.error)
