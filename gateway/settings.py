@@ -87,7 +87,7 @@ class GatewaySettings(ProcessSettings):
         1.0,
         ge=1,
         le=20,
-        description="read so many times the candidates from the index, and re-score them exactly with cached vectors",
+        description="multiple of the candidates to read from the index, to be re-scored exactly with cached vectors",
     )
     index_replicas: int = Field(
         0, ge=0, description="replicas that must have a write before it is acknowledged (WAIT); 0: none"

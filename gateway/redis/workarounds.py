@@ -1,7 +1,7 @@
 """Workarounds for faults of redis-py, each seen in version 8.1.0.
 
 `tests/unit/gateway/redis/test_workarounds.py` states of them that redis-py is right by itself, as expected failures: a
-test that passes after an upgrade says that its workaround can go. Two workarounds are where they are used:
+test that passes after an upgrade says that its workaround can go. Two workarounds are in other files:
 
 - `node.Node` has a queue of its own: a pool of redis-py raises when all its connections are in use.
 - `topology.Topology.moved` ignores the KeyError that RedisCluster raises for a slot that no server had.
