@@ -11,14 +11,14 @@ from gateway.redis.faults import Fault, fault_of
 from services.runtime.errors import PoolSaturated, Precondition, Problem, UpstreamUnavailable
 from winnow.common.v1 import common_pb2
 
-_LOCKED = "rejects this gateway. The operator finds the cause in the gateway's log"
+_REJECTED = "rejects this gateway. The operator finds the cause in the gateway's log"
 _DESCRIPTIONS = {
     Fault.OUT_OF_MEMORY: "is out of memory. Delete documents, or tell the operator",
     Fault.READ_ONLY: "accepts no writes now. Tell the operator if that lasts",
-    Fault.AUTHENTICATION: _LOCKED,
-    Fault.PROTECTED: _LOCKED,
-    Fault.NO_DATABASE: _LOCKED,
-    Fault.NO_CLUSTER: _LOCKED,
+    Fault.AUTHENTICATION: _REJECTED,
+    Fault.PROTECTED: _REJECTED,
+    Fault.NO_DATABASE: _REJECTED,
+    Fault.NO_CLUSTER: _REJECTED,
     Fault.NO_PERMISSION: "does not permit this gateway to do that. The operator finds the cause in the gateway's log",
     Fault.LOADING: "is starting",
     Fault.BUSY: "is busy",
