@@ -21,8 +21,9 @@ from deploy.local.process import Process
 from deploy.local.redis import NEEDED, find_redis_server
 from gateway.index.catalogue import Catalogue
 from gateway.index.collection import Collection, ModelRef, Quantization
+from gateway.index.commands import Write
 from gateway.index.documents import Digest, Document
-from gateway.index.store import Store, StoreSettings, Write
+from gateway.index.store import Store, StoreSettings
 from gateway.redis.client import RedisClient
 from gateway.settings import GatewaySettings
 from services.api.vectors import F32, narrow
@@ -143,7 +144,7 @@ async def _searches(store: Store, made: Collection, held: F32, queries: F32) -> 
         began = time.perf_counter()
         found = await store.search(made, query, _COUNT, None, "", _BUDGET_S)
         taken.append((time.perf_counter() - began) * 1e3)
-        recalls.append(len(exact & {candidate.id for candidate in found.candidates}) / _COUNT)
+        recalls.append(len(exact & {neighbour.id for neighbour in found.neighbours}) / _COUNT)
     case, spread = f"{len(held)}", (min(taken), max(taken))
     recall = float(np.mean(recalls))
     return [

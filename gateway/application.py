@@ -1,4 +1,4 @@
-"""The gateway as an application for `services.runtime.server`: its parts, put together from the settings."""
+"""The gateway as an application for `services.runtime.server`: builds all parts from the settings."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from gateway.cache.tiered import TieredCache
 from gateway.index.catalogue import Catalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
-from gateway.index.upsert import Upserter, UpsertSettings
+from gateway.index.upsert import Upserter
 from gateway.models.embedder import Embedder, EmbedWorkers, SplitSettings
 from gateway.models.pool import EmbedPool, RerankPool
 from gateway.models.reranker import Reranker, RerankWorkers
@@ -43,14 +43,14 @@ from winnow.retrieval.v1 import retrieval_pb2_grpc
 log = logging.getLogger("winnow.gateway")
 
 _WRITE_TIMEOUT_S = 1.0
-# A write into a large graph takes milliseconds, and many of them wait in one pipeline.
+# A write into a large graph takes milliseconds, and a pipeline holds many writes.
 _INDEX_WRITE_TIMEOUT_S = 10.0
-# Of a score there is little to keep: its share of what vectors may take.
+# Scores are small: they get this fraction of the bytes for vectors.
 _SCORES_SHARE = 8
 
 
 class Gateway:
-    """All parts of the gateway. It serves as soon as it listens: workers and Redis are reached when needed."""
+    """All parts of the gateway. It is ready as soon as it listens: workers and Redis are connected to when needed."""
 
     services = (EMBED_SERVICE, RERANK_SERVICE, RETRIEVAL_SERVICE)
 
@@ -137,13 +137,8 @@ class Gateway:
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds the three servicers."""
         settings, limits, stopping = self._settings, self._settings.limits(), lifecycle.stopping
-        window, retry_for_s = settings.stream_window_tokens, settings.stream_retry_seconds
-        upserter = (
-            Upserter(self._embedder, self._index.store, UpsertSettings(window, retry_for_s), stopping)
-            if self._index
-            else None
-        )
-        stream = StreamSettings(lambda: window, retry_for_s)
+        stream = StreamSettings(lambda: settings.stream_window_tokens, settings.stream_retry_seconds)
+        upserter = Upserter(self._embedder, self._index.store, stream, stopping) if self._index else None
         embed = CachedEmbedService(self._embedder, self._encoded_results, self._metrics, limits, stream, stopping)
         retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)
         embed_pb2_grpc.add_EmbedServiceServicer_to_server(embed, server)
@@ -151,16 +146,16 @@ class Gateway:
         retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(retrieval, server)
 
     async def start(self) -> None:
-        """Begins to look for workers and Redis; waits for none of them."""
+        """Starts to connect to workers and Redis in the background."""
         every_s = self._settings.model_refresh_seconds
         self._run(self._embed_pool.watch(every_s), "embed-model")
         self._run(self._rerank_pool.watch(every_s), "rerank-model")
         if self._remote is None:
-            log.info("no cache in Redis: GATEWAY_REDIS_URL and GATEWAY_CACHE_URL are empty")
+            log.info("no cache in Redis: GATEWAY_REDIS_URL and GATEWAY_CACHE_URL are not set")
         else:
             self._remote.start()
         if self._index is None:
-            log.info("no collections: GATEWAY_REDIS_URL and GATEWAY_INDEX_URL are empty")
+            log.info("no collections: GATEWAY_REDIS_URL and GATEWAY_INDEX_URL are not set")
         else:
             self._run(self._index.catalogue.inspect(), "index-inspection")
 
@@ -168,10 +163,10 @@ class Gateway:
         self._background.append(asyncio.create_task(work, name=name))
 
     async def drain(self) -> None:
-        """Nothing: calls in progress are the server's to wait for, and streams watch the lifecycle."""
+        """Does nothing: the server waits for calls in progress, and streams watch the lifecycle."""
 
     async def close(self) -> None:
-        """Writes what the cache still has to write, and lets go of everything."""
+        """Writes what the cache has queued, then closes all connections."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What the gateway reports: its counters, and the spans of its stages. Texts are never recorded."""
+"""Metrics of the gateway, and the spans of its stages. Texts are never recorded."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 class GatewayMetrics:
-    """One of these per process. `kind` is the answer's: "embed" or "rerank"."""
+    """Metrics of one process. `kind`: "embed" or "rerank"."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._tracer = telemetry.tracer
@@ -26,7 +26,7 @@ class GatewayMetrics:
 
     @contextmanager
     def span(self, name: str, attributes: Attributes | None = None) -> Iterator[Span]:
-        """A child span of the current one. An exception marks it as failed by its type, without its text."""
+        """A child of the current span. An exception sets `error.type`; its text is not recorded."""
         with self._tracer.start_as_current_span(
             name, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
@@ -37,25 +37,19 @@ class GatewayMetrics:
                 raise
 
     def cache_used(self, kind: str, hits: int, misses: int) -> None:
-        """Items of one call that a cache had, and that none had."""
+        """Counts the items of one call by whether a cache had them."""
         if hits:
             self._hits[kind] += hits
         if misses:
             self._misses[kind] += misses
 
     def cache_error(self, operation: str, kind: str) -> None:
-        """A cache call that failed: `operation` is "read" or "write"."""
+        """Counts a failed cache call. `operation`: "read" or "write"."""
         self._errors.add(1, {names.DB_OPERATION: operation, names.ERROR_TYPE: kind})
 
-    def degraded(self, stage: str, reason: str) -> None:
-        """An answer that fell short in `stage`."""
-        self._degraded.add(
-            1,
-            {
-                names.STAGE: names.listed(names.DegradedStage, stage),
-                names.SHED_REASON: names.listed(names.DegradedReason, reason),
-            },
-        )
+    def degraded(self, stage: names.DegradedStage, reason: names.DegradedReason) -> None:
+        """Counts a degraded answer."""
+        self._degraded.add(1, {names.STAGE: stage.value, names.SHED_REASON: reason.value})
 
 
 def _by_kind(items: Counter[str]) -> list[tuple[float, Mapping[str, str]]]:

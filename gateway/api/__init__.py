@@ -1,1 +1,1 @@
-"""The gateway's gRPC services: the wire on one side, the gateway's own types on the other."""
+"""The gRPC services of the gateway: convert between messages and the gateway's own types."""

@@ -1,4 +1,4 @@
-"""RetrievalService between the wire and the gateway's own types."""
+"""Converts the gateway's own types to messages of RetrievalService."""
 
 import base64
 from collections.abc import Mapping, Sequence, Set
@@ -39,7 +39,7 @@ _WIRE_QUANTIZATION = {
 
 
 def search_response(job: SearchJob, found: SearchResult) -> retrieval_pb2.SearchResponse:
-    """The answer to a search."""
+    """The response of a search."""
     first, second = found.first, found.second
     return retrieval_pb2.SearchResponse(
         hits=[_hit(job, hit) for hit in found.hits],
@@ -77,7 +77,7 @@ def _hit(job: SearchJob, found: Hit) -> retrieval_pb2.SearchHit:
 
 
 def upsert_result(result: UpsertResult) -> retrieval_pb2.UpsertResult:
-    """What became of a document."""
+    """The result of an upserted document."""
     return retrieval_pb2.UpsertResult(
         id=result.id,
         outcome=_OUTCOME[result.outcome] if result.outcome else retrieval_pb2.UPSERT_OUTCOME_UNSPECIFIED,
@@ -87,7 +87,7 @@ def upsert_result(result: UpsertResult) -> retrieval_pb2.UpsertResult:
 
 
 def document_result(wanted: str, documents: Mapping[str, Document], lost: Set[str]) -> retrieval_pb2.GetDocumentResult:
-    """A document that was read, or why it was not."""
+    """A document, or why it was not read."""
     document = documents.get(wanted)
     if document is None:
         problem = document_lost(wanted) if wanted in lost else NotFound("document", wanted)
@@ -97,7 +97,7 @@ def document_result(wanted: str, documents: Mapping[str, Document], lost: Set[st
 
 
 def collection(described: Collection, aliases: Sequence[str], count: int) -> retrieval_pb2.Collection:
-    """A collection as callers see it."""
+    """A collection, as a message."""
     created = Timestamp()
     created.FromNanoseconds(described.created_ns)
     return retrieval_pb2.Collection(
@@ -109,7 +109,7 @@ def collection(described: Collection, aliases: Sequence[str], count: int) -> ret
         ),
         dimensions=described.dimensions,
         quantization=_WIRE_QUANTIZATION[described.quantization],
-        shards=len(described.tags),
+        shards=len(described.shards),
         document_count=count,
         create_time=created,
         aliases=aliases,
@@ -117,14 +117,14 @@ def collection(described: Collection, aliases: Sequence[str], count: int) -> ret
 
 
 def page_token(last: str) -> str:
-    """Names the last item of a page."""
+    """The token for the page after the item `last`."""
     return base64.urlsafe_b64encode(last.encode()).decode()
 
 
 def page_start(token: str, check: Check) -> str:
-    """The name after which the page begins."""
+    """The name after which a page begins."""
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except ValueError:  # of three kinds: not ASCII, not base64, not UTF-8
-        check.wrong("page_token", "is not one that ListCollections gave")
+        check.wrong("page_token", "is not a token from ListCollections")
         return ""

@@ -1,4 +1,4 @@
-"""EmbedService at the gateway: that of `services.api`, with answers whose every result is encoded already."""
+"""EmbedService of the gateway: that of `services.api`, with a cache of serialised results."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from winnow.embed.v1 import embed_pb2
 
 
 class CachedEmbedService(EmbedService):
-    """Serves the embedder. Results of warm texts are kept as they go over the wire."""
+    """Serves the embedder. Results of cached texts are kept in serialised form."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class CachedEmbedService(EmbedService):
         end: float | None,
         began: float,
     ) -> embed_pb2.EmbedResponse | bytes:
-        """If every text is known in just this form, the answer is a concatenation."""
+        """If all results are in the cache in this form, the response is their concatenation."""
         encoded = self._encoded_results.get(encoded_key(model, options, form), request.texts)
         if encoded is None:
             return await super().respond(request, model, options, form, end, began)
@@ -62,7 +62,7 @@ class CachedEmbedService(EmbedService):
         end: float | None,
         part: int = 0,
     ) -> Results:
-        """Keeps the results of texts that were in the cache: asked for twice, there may be a third time."""
+        """Keeps the results of texts that were in the cache: a text that came twice may come again."""
         outcome = await super().results(texts, paths, options, form, end, part)
         if outcome.embedded is not None:
             key = encoded_key(outcome.embedded.model, options, form)
@@ -73,5 +73,5 @@ class CachedEmbedService(EmbedService):
 
 
 def encoded_key(model: embed_pb2.GetModelResponse, options: EmbedOptions, form: VectorFormat) -> Hashable:
-    """All that decides how the result of a text looks, but the text."""
+    """Everything that decides the serialised result of a text, except the text."""
     return model.model.fingerprint, options.resolved(model).identity(), form

@@ -1,4 +1,4 @@
-"""RetrievalService: wire → pipeline, upserter and index → wire."""
+"""RetrievalService, over the pipeline, the upserter and the index."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -31,9 +31,9 @@ _DEFAULT_PAGE = 100
 
 
 class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
-    """Serves searches and collections. Without an `index` and `upserter`, collections are FAILED_PRECONDITION.
+    """Serves searches and collections. Without `index` and `upserter`, calls on collections are FAILED_PRECONDITION.
 
-    `stopping`: when set, upsert streams end after what they have taken on, with NotReady.
+    `stopping`: when set, upsert streams finish what they accepted and end with NotReady.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         return self._maybe_index
 
     async def Search(self, request: retrieval_pb2.SearchRequest, context: Context) -> retrieval_pb2.SearchResponse:  # noqa: N802
-        """The best documents for a query."""
+        """Finds the best documents for a query."""
         job = search_job(request, self._limits)
         found = await self._pipeline.search(job, deadline.absolute(context))
         trace.get_current_span().set_attributes(
@@ -72,7 +72,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def UpsertDocuments(  # noqa: N802
         self, request_iterator: AsyncIterator[retrieval_pb2.UpsertDocumentsRequest], context: Context
     ) -> AsyncIterator[retrieval_pb2.UpsertDocumentsResponse]:
-        """One answer for each document, in completion order."""
+        """Stores documents; one result for each, in completion order."""
         index = self._index
         upserter = self._maybe_upserter
         assert upserter is not None
@@ -92,7 +92,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
             async for request in requests:
                 if request.collection:
                     check = Check()
-                    check.wrong("collection", "only the first message of a stream may name it")
+                    check.wrong("collection", "may be set in the first message of a stream only")
                     check.done()
                 yield self._pending(request)
 
@@ -115,7 +115,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def DeleteDocuments(  # noqa: N802
         self, request: retrieval_pb2.DeleteDocumentsRequest, context: Context
     ) -> retrieval_pb2.DeleteDocumentsResponse:
-        """Removes documents."""
+        """Deletes documents."""
         collection = await self._collection(request.collection, request.ids)
         ids = list(dict.fromkeys(request.ids))
         return retrieval_pb2.DeleteDocumentsResponse(deleted=await self._index.store.delete(collection, ids))
@@ -131,7 +131,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         )
 
     async def _collection(self, collection: str, ids: Sequence[str]) -> Collection:
-        """The collection of a request on some documents."""
+        """Validates a request on some documents; returns their collection."""
         index = self._index
         check = Check()
         name(check, "collection", collection)
@@ -144,7 +144,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def CreateCollection(  # noqa: N802
         self, request: retrieval_pb2.CreateCollectionRequest, context: Context
     ) -> retrieval_pb2.CreateCollectionResponse:
-        """Creates an empty collection for the model that is served now."""
+        """Creates an empty collection for the current embedding model."""
         index = self._index
         check = Check()
         name(check, "name", request.name)
@@ -169,7 +169,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def GetCollection(  # noqa: N802
         self, request: retrieval_pb2.GetCollectionRequest, context: Context
     ) -> retrieval_pb2.GetCollectionResponse:
-        """Reads one collection."""
+        """Describes one collection."""
         index = self._index
         check = Check()
         name(check, "name", request.name)
@@ -205,7 +205,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def DeleteCollection(  # noqa: N802
         self, request: retrieval_pb2.DeleteCollectionRequest, context: Context
     ) -> retrieval_pb2.DeleteCollectionResponse:
-        """Removes a collection."""
+        """Deletes a collection."""
         index = self._index
         check = Check()
         name(check, "name", request.name)
@@ -228,7 +228,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def DeleteAlias(  # noqa: N802
         self, request: retrieval_pb2.DeleteAliasRequest, context: Context
     ) -> retrieval_pb2.DeleteAliasResponse:
-        """Removes an alias."""
+        """Deletes an alias."""
         index = self._index
         check = Check()
         name(check, "alias", request.alias)

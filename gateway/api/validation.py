@@ -1,4 +1,4 @@
-"""What the gateway refuses before it costs anything, and the resolved form of what it takes."""
+"""Validation of RetrievalService requests, before any work is done, and their resolved form."""
 
 import re
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ _POLICY = {
 
 
 def search_job(request: retrieval_pb2.SearchRequest, limits: common_pb2.Limits) -> SearchJob:
-    """The job. Raises InvalidFields."""
+    """The validated job of a request. Raises InvalidFields."""
     check = Check()
     check.filled("query", request.query)
     check.size("query", request.query, limits.max_text_bytes)
     source = request.WhichOneof("source")
     if source is None:
-        check.wrong("source", "is not set; name a collection, or send documents along")
+        check.wrong("source", "is not set; set collection or documents")
     elif source == "collection":
         name(check, "collection.name", request.collection.name)
         check.size("collection.filter", request.collection.filter, MAX_FILTER_BYTES)
@@ -78,7 +78,7 @@ def search_job(request: retrieval_pb2.SearchRequest, limits: common_pb2.Limits) 
 
 
 def pending_document(document: retrieval_pb2.Document, path: str, limits: common_pb2.Limits) -> PendingDocument:
-    """A document of an upsert; what is wrong with it fails it alone."""
+    """A document of an upsert. If it is invalid, only this document fails."""
     check = Check(f"{path}.")
     id_(check, "id", document.id)
     check.filled("text", document.text)
@@ -93,13 +93,13 @@ def pending_document(document: retrieval_pb2.Document, path: str, limits: common
 
 
 def name(check: Check, field: str, value: str) -> None:
-    """A collection's name, or an alias."""
+    """Checks the name of a collection or an alias."""
     if not _NAME.fullmatch(value):
         check.wrong(field, 'is not 1 to 64 characters of a-z, 0-9, "-" and "_", beginning with a letter or digit')
 
 
 def id_(check: Check, field: str, value: str) -> None:
-    """A document's id."""
+    """Checks the id of a document."""
     if not value:
         check.wrong(field, "is empty")
     check.size(field, value, MAX_ID_BYTES)
@@ -113,7 +113,7 @@ def _inline(check: Check, documents: Sequence[retrieval_pb2.Document], limits: c
         known = document.id or str(position)
         check.size(f"{path}.id", document.id, MAX_ID_BYTES)
         if known in seen:
-            check.wrong(f"{path}.id", f"is also that of documents[{seen[known]}]; hits could not be told apart")
+            check.wrong(f"{path}.id", f"is also the id of documents[{seen[known]}]; ids must be unique")
         seen.setdefault(known, position)
         check.size(f"{path}.text", document.text, limits.max_text_bytes)
         _metadata(check, f"{path}.metadata_json", document.metadata_json)

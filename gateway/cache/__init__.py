@@ -1,1 +1,1 @@
-"""Vectors and scores by key: in this process, in Redis, and computed once at a time."""
+"""Caches of vectors and scores, in this process and in Redis, and single-flight for what they lack."""

@@ -1,4 +1,4 @@
-"""A circuit breaker: after some failures in a row, nothing is tried for a while, then one probe decides."""
+"""A circuit breaker: after some consecutive failures nothing is tried for a while, then one probe decides."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Where a breaker stands."""
+    """The state of a breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -35,9 +35,9 @@ class Breaker:
         return State.OPEN if self._probe_until is None else State.HALF_OPEN
 
     def allow(self) -> bool:
-        """True where the caller may try, and must then report success or failure.
+        """True if the caller may try. It must then report success or failure.
 
-        A probe whose caller never reports (it was cancelled) counts as lost after another rest.
+        A probe that is never reported (its caller was cancelled) counts as lost after another open period.
         """
         if self._opened_at is None:
             return True
@@ -51,12 +51,12 @@ class Breaker:
         return True
 
     def success(self) -> None:
-        """Report that an attempt worked."""
+        """Reports that an attempt worked."""
         self._failures = 0
         self._opened_at = self._probe_until = None
 
     def failure(self) -> None:
-        """Report that an attempt failed."""
+        """Reports that an attempt failed."""
         self._failures += 1
         if self._opened_at is not None or self._failures >= self._limit:
             self._opened_at, self._probe_until = self._clock(), None

@@ -1,7 +1,7 @@
-"""What the cache keeps, and how it is written.
+"""Cache entries, and their encoding.
 
 Both formats begin with a version byte and end their header with a CRC-32 over key, header and payload: a value that is
-short, damaged, written by another version, or stored under another key is read as a miss, never as an answer.
+short, damaged, of another version, or stored under another key is a miss, never an answer.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 from services.api.vectors import F32, MIN_DIMENSIONS
 
-# 2: FLOAT32 values, where FLOAT16 ones are too coarse. Version 1 had FLOAT16 ones for every vector.
+# 2: FLOAT32 values if FLOAT16 is too coarse. Version 1 had FLOAT16 values for every vector.
 _VECTOR_VERSION = 2
 _SCORE_VERSION = 1
 _VECTOR = struct.Struct("<BBHI")  # version, flags, dimensions, tokens; then CRC-32, then the values
@@ -24,7 +24,7 @@ _TRUNCATED = 1
 _WIDE = 2
 
 _HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
-# Rounding to float16 changes a value x by at most max(2^-11 |x|, 2^-25). Where the first 32 values have a norm n, that
+# Rounding to float16 changes a value x by at most max(2^-11 |x|, 2^-25). If the first 32 values have a norm n, that
 # is at most sqrt(2^-22 + d 2^-50 / n^2) of the norm of the first d >= 32 values: below 5e-4 for n >= 0.05, d <= 4096.
 _LEAST_NORM = 0.05
 
@@ -33,8 +33,8 @@ _LEAST_NORM = 0.05
 class CachedVector:
     """A full-width unit vector, little-endian, from which every width and encoding is derived.
 
-    The values are float16 where that changes no unit vector of 32 or more of its dimensions by more than 5e-4 (L2
-    norm of the difference), float32 (`wide`) where it might: in a vector with a few large values among tiny ones.
+    The values are float16 if that changes no unit vector of its first 32 or more dimensions by more than 5e-4 (L2 norm
+    of the difference). Otherwise they are float32 (`wide`): in a vector with a few large values among tiny ones.
     """
 
     data: bytes
@@ -46,7 +46,7 @@ class CachedVector:
     def of(cls, values: bytes, tokens: int, truncated: bool) -> Self | None:
         """The entry of a unit vector of float32 values.
 
-        None where they are not all finite, or where the first 32 are zero and so no unit vector can be made of them.
+        None if a value is not finite, or if the first 32 are zero, since no unit vector can be made of them.
         """
         row = np.frombuffer(values, _SINGLE)
         head = row[:MIN_DIMENSIONS]
@@ -63,7 +63,7 @@ class CachedVector:
 
     @property
     def size(self) -> int:
-        """Bytes in memory, roughly."""
+        """Approximate bytes in memory."""
         return len(self.data) + 200
 
 
@@ -77,7 +77,7 @@ class CachedScore:
 
     @property
     def size(self) -> int:
-        """Bytes in memory, roughly."""
+        """Approximate bytes in memory."""
         return 250
 
     @property
@@ -90,7 +90,7 @@ class CachedScore:
 
 
 class VectorCodec:
-    """Writes and reads vectors."""
+    """Encodes and decodes vectors."""
 
     @staticmethod
     def pack(key: bytes, entry: CachedVector) -> bytes:
@@ -101,7 +101,7 @@ class VectorCodec:
 
     @staticmethod
     def unpack(key: bytes, value: bytes) -> CachedVector | None:
-        """The entry, or None where the value is not exactly what `pack` wrote for this key."""
+        """The entry, or None if the value is not exactly what `pack` wrote for this key."""
         start = _VECTOR.size + _CRC.size
         if len(value) < start or value[0] != _VECTOR_VERSION:
             return None
@@ -115,7 +115,7 @@ class VectorCodec:
 
 
 class ScoreCodec:
-    """Writes and reads scores."""
+    """Encodes and decodes scores."""
 
     @staticmethod
     def pack(key: bytes, entry: CachedScore) -> bytes:
@@ -125,7 +125,7 @@ class ScoreCodec:
 
     @staticmethod
     def unpack(key: bytes, value: bytes) -> CachedScore | None:
-        """The entry, or None where the value is not exactly what `pack` wrote for this key."""
+        """The entry, or None if the value is not exactly what `pack` wrote for this key."""
         if len(value) != _SCORE.size + _CRC.size or value[0] != _SCORE_VERSION:
             return None
         if value[_SCORE.size :] != _crc(key, value[: _SCORE.size], b""):

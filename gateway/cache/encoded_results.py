@@ -1,4 +1,4 @@
-"""Results of warm texts as they go over the wire: if all of a request are here, its answer is a concatenation.
+"""Serialised results of cached texts: if all results of a request are here, its response is a concatenation.
 
 Serialising a hundred vectors of 1024 dimensions takes longer than gRPC itself takes to send them.
 """
@@ -12,7 +12,7 @@ from winnow.embed.v1 import embed_pb2
 # Field 1 (EmbedResponse.results), length-delimited.
 _TAG = bytes((1 << 3 | 2,))
 _OVERHEAD = 250
-_MOST_KEYS = 2048  # of a generation: a key may hold a long instruction, which no result's size counts
+_MOST_KEYS = 2048  # of a generation: a key may hold a long instruction, which the size of a result does not include
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class EncodedResultCache:
     """Results by text, for each set of options (`key`), in at most `limit_bytes`.
 
     An approximate LRU in two generations, so that a hit costs one dict look-up: when the young generation fills half
-    the limit, it becomes the old one, and what is still in the old one is dropped.
+    the limit, it becomes the old one, and what is left in the old one is dropped.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -63,11 +63,11 @@ class EncodedResultCache:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes held, roughly."""
+        """Approximate bytes held."""
         return self._young.bytes + self._old.bytes
 
     def get(self, key: Hashable, texts: Sequence[str]) -> list[EncodedResult] | None:
-        """The results of all texts, in their order; None where one is missing."""
+        """The results of all texts, in their order; None if one is missing."""
         results = list(map(self._young.results.get(key, _NONE).get, texts))
         if None in results:
             for place, text in enumerate(texts):
@@ -80,7 +80,7 @@ class EncodedResultCache:
         return cast(list[EncodedResult], results)
 
     def put(self, key: Hashable, text: str, result: embed_pb2.EmbedResult) -> None:
-        """Keep the result of a text, which says that it came from the cache."""
+        """Keeps the result of a text, with `cache_hit` set."""
         data = result.SerializeToString()
         entry = _TAG + _varint(len(data)) + data
         self._old.pop(key, text)

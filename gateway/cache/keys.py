@@ -1,8 +1,8 @@
-"""Cache keys: everything that changes an answer is in the key, and nothing else.
+"""Cache keys: a key has everything that changes an answer, and nothing else.
 
-A key is `winnow:e:{fingerprint}:` or `winnow:s:{fingerprint}:` and a 160-bit BLAKE2b digest in hex. What is hashed is a
-list of length-prefixed fields, so no two different lists ever give the same bytes. The digest is keyed with the tenant
-salt: without the salt nobody can tell from a key which text it stands for.
+A key is `winnow:e:{fingerprint}:` or `winnow:s:{fingerprint}:` and a 160-bit BLAKE2b digest in hex. The hashed fields
+are length-prefixed, so that different lists of fields are never the same bytes. The digest is keyed with the tenant's
+salt: without the salt, a text cannot be confirmed from its key.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ class CacheKeys:
         self._salt = hashlib.blake2b(salt.encode()).digest() if salt else b""
 
     def keys(self, kind: str, fingerprint: str, identity: Sequence[str], texts: Sequence[str]) -> list[bytes]:
-        """One key for each text. `kind`: "embed" or "rerank"; `identity`: all else that decides the answer."""
+        """One key for each text. `kind`: "embed" or "rerank"; `identity`: what else decides the answer."""
         start = _KINDS[kind]
         head = hashlib.blake2b(key=self._salt, digest_size=_DIGEST_BYTES)
         for field in (start, fingerprint.encode(), *(field.encode() for field in identity)):
@@ -29,7 +29,7 @@ class CacheKeys:
         keys = []
         for text in texts:
             data = text.encode()
-            hasher = head.copy()  # the common head is hashed once
+            hasher = head.copy()  # the common part is hashed once
             hasher.update(len(data).to_bytes(8, "little"))
             hasher.update(data)
             keys.append(prefix + hasher.hexdigest().encode())

@@ -1,4 +1,4 @@
-"""A least-recently-used map with a limit in bytes."""
+"""A map with a limit in bytes, which drops its least recently used values."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -10,7 +10,7 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes in memory, roughly."""
+        """Approximate bytes in memory."""
 
 
 K = TypeVar("K", bound=Hashable)
@@ -18,7 +18,7 @@ V = TypeVar("V", bound=Sized)
 
 
 class Lru(Generic[K, V]):
-    """Keeps the values used last, as many as fit in `limit_bytes`; 0 keeps none."""
+    """Keeps the most recently used values that fit in `limit_bytes`; 0: none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -34,14 +34,14 @@ class Lru(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """The value, now the most recently used, or None."""
+        """The value, which becomes the most recently used, or None."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value, and drop the least recently used ones over the limit."""
+        """Keeps a value, and drops the least recently used ones over the limit."""
         old = self._entries.pop(key, None)
         if old is not None:
             self._bytes -= old.size

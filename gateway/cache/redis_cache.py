@@ -1,4 +1,4 @@
-"""The shared cache in Redis: reads with little patience, writes behind the caller's back, never an error."""
+"""The shared cache in Redis: reads with a short timeout, writes in the background, no errors for callers."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from gateway.redis.faults import fault_of
 from gateway.telemetry import GatewayMetrics
 from services.runtime.telemetry import names
 
-_READ_CHUNK = 256  # keys in one MGET: a larger reply would hold the event loop for longer than half a millisecond
+_READ_CHUNK = 256  # keys in one MGET: a larger reply would block the event loop for more than half a millisecond
 _WRITE_CHUNK = 64
 _TTL_JITTER = 0.1
 _PROBE = b"winnow:probe"
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RedisCacheSettings:
-    """How the shared cache behaves."""
+    """Settings of the shared cache."""
 
     ttl_s: int
-    read_timeout_s: float  # longest that a read holds up its caller
+    read_timeout_s: float  # maximum wait of a read
     write_timeout_s: float
-    queue_bytes: int  # most bytes that wait to be written; more is dropped
+    queue_bytes: int  # maximum bytes queued to be written; more is dropped
     breaker_failures: int
     breaker_open_s: float
 
 
 class RedisCache:
-    """Opaque values by key. `start` it, use it, `close` it."""
+    """Opaque values by key. Call `start` before and `close` after its use."""
 
     def __init__(self, client: RedisClient, settings: RedisCacheSettings, metrics: GatewayMetrics) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
-        # Reads and writes fail apart: a Redis that is full or read-only still answers reads.
+        # One breaker each: a Redis that is full or read-only still answers reads.
         self._reads = Breaker(settings.breaker_failures, settings.breaker_open_s)
         self._writes = Breaker(settings.breaker_failures, settings.breaker_open_s)
         self._queue: deque[tuple[bytes, bytes]] = deque()
@@ -53,18 +53,18 @@ class RedisCache:
         self._first_look: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the writer, and connect in the background."""
+        """Starts the writer, and connects in the background."""
         self._writer = asyncio.create_task(self._write_forever(), name="cache-writer")
         self._first_look = asyncio.create_task(self._look(), name="cache-look")
 
     async def _look(self) -> None:
-        """Connects, and runs what the cache runs, without effect: the client says in the log what is not allowed."""
+        """Connects, and runs the cache's commands without effect, so that the client logs which are not permitted."""
         with suppress(*Unreachable):
             await self._client.commands([("SET", _PROBE, "", "XX", "EX", 1)])
             await self._client.get_many([_PROBE])
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The value of each key, None where there is none or Redis did not answer in time. Never raises."""
+        """The value of each key, None if there is none or Redis did not reply in time. Never raises."""
         nothing: list[bytes | None] = [None] * len(keys)
         if not keys or not self._reads.allow():
             return nothing
@@ -83,14 +83,14 @@ class RedisCache:
         return [value for reply in replies for value in reply]
 
     def _failed(self, operation: str, breaker: Breaker, error: Exception) -> None:
-        if isinstance(error, QueueTimeoutError):  # Redis is well: we ask too much at once
+        if isinstance(error, QueueTimeoutError):  # Redis is healthy: this process has too many concurrent calls
             self._metrics.cache_error(operation, names.CacheFault.QUEUE_TIMEOUT)
         else:
             breaker.failure()
             self._metrics.cache_error(operation, fault_of(error))
 
     def write(self, key: bytes, value: bytes) -> None:
-        """Store a value soon, or drop it where too many wait already. Never waits, never raises."""
+        """Queues a value to be stored, or drops it if the queue is full. Never waits, never raises."""
         size = len(key) + len(value)
         if self._queued_bytes + size > self._settings.queue_bytes:
             self._metrics.cache_error("write", names.CacheFault.QUEUE_FULL)
@@ -101,7 +101,7 @@ class RedisCache:
         self._wake.set()
 
     async def flush(self) -> None:
-        """Wait until everything queued so far was written or given up."""
+        """Waits until everything queued so far was written or dropped."""
         await self._written.wait()
 
     async def _write_forever(self) -> None:
@@ -136,7 +136,7 @@ class RedisCache:
             self._writes.success()
 
     async def close(self) -> None:
-        """Write what is queued, for as long as one write may take, then stop."""
+        """Writes what is queued, for at most the timeout of one write, then stops."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await self.flush()

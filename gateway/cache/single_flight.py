@@ -1,8 +1,8 @@
-"""Single-flight: what several callers want at the same time is computed once.
+"""Single-flight: a value that several callers need at the same time is computed once.
 
-A flight is one task that resolves a set of keys. It belongs to nobody: it runs on while at least one caller waits for
-one of its keys, so a caller that gives up takes nothing from the others, and the last one to give up ends it. Its
-failure is that of all who wait for it, unless only its first caller's time or request was at fault.
+A flight is one task that resolves a set of keys. It belongs to no caller: it runs while at least one caller waits for
+one of its keys, so that a caller that gives up does not affect the others; when the last one gives up, it is cancelled.
+It fails for all its callers, unless only the deadline or the request of its first caller is to blame.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from services.runtime.errors import DeadlineTooShort, Problem
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Failures of what computes the answer: to ask again for the next caller would only make the callers wait in turn.
-_EVERYBODYS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL}
+# Failures of the server: to retry for each caller would only make the callers wait one after the other.
+_SHARED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL}
 
 
 class _Flight(Generic[K, V]):
@@ -40,7 +40,7 @@ Work = Callable[[Sequence[K], Resolve[K, V]], Coroutine[Any, Any, None]]
 
 
 class SingleFlight(Generic[K, V]):
-    """The flights of one kind of answer."""
+    """The flights of one kind of value."""
 
     def __init__(self) -> None:
         self._by_key: dict[K, _Flight[K, V]] = {}
@@ -48,16 +48,16 @@ class SingleFlight(Generic[K, V]):
     async def get(self, keys: Sequence[K], work: Work[K, V], timeout_s: float | None) -> dict[K, V]:
         """The values of distinct keys.
 
-        `work(own, resolve)` is run for the keys that no flight is computing yet; it calls `resolve` once for each, or
-        raises. Keys in flight are waited for, and fail with their flight. They are asked for again, by all who wait for
-        them together, where the flight's first caller had less time, or once where its request may have been at fault.
-        Raises TimeoutError after `timeout_s`, and what `work` raised.
+        `work(own, resolve)` runs for the keys that no flight computes yet. It calls `resolve` once for each, or raises.
+        Keys in flight are waited for, and fail with their flight. All their callers together compute them again if the
+        flight's first caller had less time, or once if its request may be to blame. Raises TimeoutError after
+        `timeout_s`, and what `work` raised.
         """
         loop = asyncio.get_running_loop()
         ends_at = math.inf if timeout_s is None else loop.time() + timeout_s
         found: dict[K, V] = {}
         wanted = list(keys)
-        blamed = False  # a first caller's request, once
+        blamed = False  # whether the request of a first caller was to blame, which is accepted once
         while wanted:
             joined = {key: self._by_key[key] for key in wanted if key in self._by_key}
             own = [key for key in wanted if key not in joined]
@@ -98,7 +98,7 @@ class SingleFlight(Generic[K, V]):
     def _launch(self, keys: Sequence[K], work: Work[K, V], ends_at: float) -> _Flight[K, V]:
         flight: _Flight[K, V] = _Flight(keys, ends_at)
 
-        async def fly() -> None:
+        async def run() -> None:
             try:
                 await work(keys, flight.resolve)
                 for key in keys:
@@ -112,13 +112,13 @@ class SingleFlight(Generic[K, V]):
                 for future in flight.results.values():
                     if not future.done():
                         future.set_exception(error)
-                        future.exception()  # retrieved: there may be no waiter left
+                        future.exception()  # marks it as retrieved: no caller may be left
             finally:
                 self._forget(flight)
 
         for key in keys:
             self._by_key[key] = flight
-        flight.task = asyncio.create_task(fly(), name="flight")
+        flight.task = asyncio.create_task(run(), name="flight")
         return flight
 
     def _forget(self, flight: _Flight[K, V]) -> None:
@@ -131,11 +131,11 @@ class SingleFlight(Generic[K, V]):
 
     @property
     def waiting(self) -> int:
-        """How many callers wait."""
+        """Number of callers that wait."""
         return sum(flight.waiters for flight in set(self._by_key.values()))
 
     async def close(self) -> None:
-        """End all flights."""
+        """Cancels all flights."""
         tasks = {flight.task for flight in self._by_key.values()}
         for task in tasks:
             task.cancel()
@@ -143,21 +143,21 @@ class SingleFlight(Generic[K, V]):
 
 
 class _Blame(Enum):
-    """What of its first caller may have failed a flight."""
+    """What of its first caller may have made a flight fail."""
 
     TIME = 1
     REQUEST = 2
 
 
 def _blame(result: asyncio.Future[Any]) -> _Blame | None:
-    """None where it succeeded, or failed for everybody."""
+    """None if it succeeded, or failed for all callers."""
     error = asyncio.CancelledError() if result.cancelled() else result.exception()
     match error:
         case None:
             return None
         case DeadlineTooShort():
             return _Blame.TIME
-        case Problem() if error.code in _EVERYBODYS:
+        case Problem() if error.code in _SHARED:
             return None
         case _:
             return _Blame.REQUEST

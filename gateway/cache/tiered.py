@@ -1,4 +1,4 @@
-"""The cache of one kind of answer: an LRU in this process, in front of the shared cache in Redis."""
+"""The cache of one kind of entry: an LRU in this process, in front of the shared cache in Redis."""
 
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
@@ -12,13 +12,13 @@ E = TypeVar("E", bound=Sized)
 
 
 class Codec(Protocol[E]):
-    """Writes entries to bytes and reads them back."""
+    """Encodes and decodes entries."""
 
     def pack(self, key: bytes, entry: E) -> bytes:
         """The value to store under `key`."""
 
     def unpack(self, key: bytes, value: bytes) -> E | None:
-        """The entry, or None where the value is no valid one."""
+        """The entry, or None if the value is not valid."""
 
 
 class TieredCache(Generic[E]):
@@ -31,11 +31,11 @@ class TieredCache(Generic[E]):
         self._metrics = metrics
 
     def peek(self, key: bytes) -> E | None:
-        """The entry where this process has it."""
+        """The entry if this process has it."""
         return self._local.get(key)
 
     async def fetch(self, keys: Sequence[bytes]) -> list[E | None]:
-        """The entries that Redis has, None in the place of the others. Never raises, waits a bounded time."""
+        """The entry of each key in Redis, None if it has none. Never raises; the wait is bounded."""
         if self._remote is None:
             return [None] * len(keys)
         entries: list[E | None] = []
@@ -49,7 +49,7 @@ class TieredCache(Generic[E]):
         return entries
 
     def store(self, key: bytes, entry: E) -> None:
-        """Keep an entry: at once in this process, soon in Redis."""
+        """Keeps an entry: at once in this process, soon in Redis."""
         self._local.put(key, entry)
         if self._remote is not None:
             self._remote.write(key, self._codec.pack(key, entry))

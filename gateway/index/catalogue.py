@@ -1,8 +1,8 @@
-"""Which collections there are, what each was built with, and the aliases that point at them.
+"""The collections, the model that each was built with, and the aliases that point at them.
 
-All of it lies under one hash tag, so that creating, removing and switching are atomic. Keys of a collection are made
-before its name and removed after it; the trash remembers them until that is done, whoever dies in between. `lua` says
-what becomes of a change that is sent twice, or late.
+All of it has one hash tag, so that to create, remove or switch is atomic. The keys of a collection are created before
+its name and removed after it. Until then they are listed in the trash, so that a crash in between leaves no keys
+behind. `lua` describes what happens to a change that is sent twice, or late.
 """
 
 import itertools
@@ -25,11 +25,11 @@ _TRASH = "winnow:i:{catalogue}:trash"
 _ALIASES_VERSION = "winnow:i:{catalogue}:aliases-version"  # the last operation that changed one
 _PROBE = "winnow:i:{catalogue}:probe"
 _SHARDS_PER_MASTER = 3
-# Of a node of the graph to others (M); on its lowest level twice as many. Twice Redis' default: searches find as much
+# Maximum links of a node of the graph (M); twice as many on the lowest level. Twice Redis' default: the same recall
 # with less than half the EF.
-_LINKS = 32
+_M = 32
 _SPREAD_TRIES = 10_000
-# A creation that takes longer than this begins again: its keys may have been removed.
+# A creation that takes longer than this starts again: its keys may have been removed.
 _CREATION_S = 60
 _TRIES = 5
 
@@ -45,7 +45,7 @@ class Catalogue:
         self._last: dict[str, Collection] = {}
 
     async def require(self) -> None:
-        """Raises Precondition where this Redis has no vector sets."""
+        """Raises Precondition if this Redis has no vector sets."""
         if self._supported:
             return
         with redis_errors():
@@ -53,24 +53,26 @@ class Catalogue:
         self._supported = True
 
     async def inspect(self) -> None:
-        """Says in the log what is wrong with this Redis as the home of an index. Never raises."""
+        """Logs why this Redis is unsuitable for collections, if it is. Never raises."""
         try:
             await self.require()
             memory = await self._client.command("INFO", "memory")
         except Problem as problem:
-            log.warning("collections cannot be used now: %s", problem.message)
+            log.warning("collections are unavailable: %s", problem.message)
             return
         except Unreachable as error:
-            log.warning("the index's Redis cannot be inspected: %s", type(error).__name__)
+            log.warning("cannot inspect the index's Redis: %s", type(error).__name__)
             return
         policy = str(memory.get("maxmemory_policy", "")) if isinstance(memory, dict) else ""
         if policy.startswith("allkeys"):
-            log.warning("maxmemory-policy %s lets Redis evict collections; use volatile-lfu or noeviction", policy)
+            log.warning(
+                "maxmemory-policy %s permits Redis to evict collections: use volatile-lfu or noeviction", policy
+            )
 
     async def filter(self, field: str, expression: str) -> Filter:
-        """The filter of an expression. Raises InvalidField, naming `field`, where it does not parse.
+        """The filter of an expression. Raises InvalidField for `field` if it does not parse.
 
-        Redis is asked here, with a set of its own: the shards say nothing against a filter while they are empty.
+        Redis parses it here, on a set for that purpose: an empty shard does not refuse any filter.
         """
         try:
             wanted = translate(expression)
@@ -78,7 +80,7 @@ class Catalogue:
         except FilterError as wrong:
             raise InvalidField(field, str(wrong)) from None
         except Unreachable:
-            return wanted  # the node of the catalogue is down: the shards will tell
+            return wanted  # the node of the catalogue is down: the shards will parse it
         if b"FILTER" in error:
             raise InvalidField(field, wanted.refused(error.decode("utf-8", "replace")))
         return wanted
@@ -86,14 +88,14 @@ class Catalogue:
     async def create(
         self, name: str, model: ModelRef, dimensions: int, quantization: Quantization, shards: int | None
     ) -> Collection:
-        """A new, empty collection; AlreadyExists where the name is taken by a collection or an alias."""
+        """Creates an empty collection. AlreadyExists if the name is that of a collection or an alias."""
         with redis_errors():
             await self.require()
             await self._sweep()
             for _ in range(_TRIES):
                 uid = secrets.token_hex(8)
                 tags = self._tags(uid, shards or (1 if self._client.masters == 1 else self._default_shards()))
-                made = Collection(name, uid, model, dimensions, quantization, tags, _LINKS, time.time_ns())
+                made = Collection(name, uid, model, dimensions, quantization, tags, _M, time.time_ns())
                 done = await self._create(made)
                 if done == 1:
                     return made
@@ -103,9 +105,9 @@ class Catalogue:
         raise UpstreamUnavailable("index", "is too slow to create a collection")
 
     async def _create(self, made: Collection) -> int:
-        """Makes the shards, then the name; the answer is that of `lua.CREATE`."""
-        await self._client.command("EVAL", lua.BEGIN, 1, _TRASH, made.uid, json.dumps(made.tags), _CREATION_S)
-        await _mark(self._client, made.uid, made.tags)
+        """Creates the shards, then the name; returns the answer of `lua.CREATE`."""
+        await self._client.command("EVAL", lua.BEGIN, 1, _TRASH, made.uid, json.dumps(made.shards), _CREATION_S)
+        await _mark(self._client, made.uid, made.shards)
         return int(
             await self._client.command(
                 "EVAL", lua.CREATE, 3, _COLLECTIONS, _ALIASES, _TRASH, made.name, made.uid, made.pack()
@@ -116,7 +118,7 @@ class Catalogue:
         return _SHARDS_PER_MASTER * self._client.masters
 
     def _tags(self, uid: str, shards: int) -> tuple[str, ...]:
-        """Hash tags that spread the shards evenly over the masters of this moment."""
+        """Hash tags that spread the shards evenly over the current masters."""
         names = sorted({self._client.master_of(str(number)) for number in range(100 * self._client.masters)})
         tags = []
         for shard in range(shards):
@@ -130,9 +132,9 @@ class Catalogue:
         return tuple(tags)
 
     async def resolve(self, name: str, field: str = "collection") -> Collection:
-        """The collection of a name or an alias, as of now; NotFound where there is none.
+        """The current collection of a name or an alias; NotFound if there is none.
 
-        Where the catalogue cannot be read, the one that this process saw last under that name.
+        If the catalogue cannot be read, the one that this process last saw under that name.
         """
         await self.require()
         try:
@@ -162,7 +164,7 @@ class Catalogue:
         ]
 
     async def remove(self, name: str) -> None:
-        """Removes a collection with all it holds, and its aliases; NotFound where there is none of that name."""
+        """Removes a collection with its documents and aliases; NotFound if there is none of that name."""
         with redis_errors():
             await self.require()
             packed = await self._client.command("HGET", _COLLECTIONS, name)
@@ -170,7 +172,7 @@ class Catalogue:
                 raise NotFound("collection", name)
             collection, operation = Collection.unpack(name, packed), new_operation()
             keys = (_COLLECTIONS, _ALIASES, _TRASH, _ALIASES_VERSION, _answer(operation))
-            tags = json.dumps(collection.tags)
+            tags = json.dumps(collection.shards)
             done = await self._client.command(
                 "EVAL", lua.REMOVE, len(keys), *keys, name, packed, collection.uid, tags, operation
             )
@@ -179,7 +181,7 @@ class Catalogue:
             await self._sweep()
 
     async def set_alias(self, alias: str, collection: str) -> None:
-        """Points an alias at a collection; NotFound, or AlreadyExists where a collection has the alias's name."""
+        """Points an alias at a collection. NotFound, or AlreadyExists if a collection has the name of the alias."""
         done = await self._change_alias(lua.SET_ALIAS, (_COLLECTIONS, _ALIASES), (alias, collection))
         if done == -1:
             raise AlreadyExists("collection", alias)
@@ -187,12 +189,12 @@ class Catalogue:
             raise NotFound("collection", collection)
 
     async def delete_alias(self, alias: str) -> None:
-        """Removes an alias; NotFound where there is none."""
+        """Removes an alias; NotFound if there is none."""
         if not await self._change_alias(lua.DELETE_ALIAS, (_ALIASES,), (alias,)):
             raise NotFound("alias", alias)
 
     async def _change_alias(self, script: str, keys: Sequence[str], arguments: Sequence[str]) -> int:
-        """Runs a change that builds on the aliases as they are now: a late one finds them changed, and is refused."""
+        """Runs a change that depends on the current aliases: a late one finds them changed, and has no effect."""
         with redis_errors():
             await self.require()
             for _ in range(_TRIES):
@@ -202,31 +204,31 @@ class Catalogue:
                 done = await self._client.command("EVAL", script, len(all_keys), *all_keys, *arguments, operation, seen)
                 if done != lua.CHANGED:
                     return int(done)
-        raise UpstreamUnavailable("index", "has other writers changing its aliases")
+        raise UpstreamUnavailable("index", "has concurrent changes of its aliases")
 
     async def _sweep(self) -> None:
-        """Remove the keys of collections that are gone. What cannot be reached now is left for the next time."""
+        """Removes the keys of removed collections. Keys that cannot be reached are left for the next time."""
         claimed = await self._client.command("EVAL", lua.CLAIM, 2, _TRASH, _COLLECTIONS)
         for uid, entry in zip(claimed[::2], claimed[1::2], strict=True):
             try:
                 await _drop(self._client, uid.decode(), json.loads(entry)["tags"])
             except Unreachable as error:
-                log.warning("a removed collection is not yet cleaned up: %s", type(error).__name__)
+                log.warning("keys of a removed collection are not removed yet: %s", type(error).__name__)
 
 
 async def restore(client: RedisClient, collection: Collection, tags: Sequence[str]) -> None:
-    """Makes the markers of shards that lost theirs. NotFound where the collection has been removed."""
+    """Creates the markers of shards that lost theirs. NotFound if the collection has been removed."""
     with redis_errors():
-        await _still(client, collection)
+        await _require_current(client, collection)
         await _mark(client, collection.uid, tags)
         try:
-            await _still(client, collection)
-        except NotFound:  # removed in between: what was just made must not stay
-            await _drop(client, collection.uid, collection.tags)
+            await _require_current(client, collection)
+        except NotFound:  # removed in between: the new markers must not stay
+            await _drop(client, collection.uid, collection.shards)
             raise
 
 
-async def _still(client: RedisClient, collection: Collection) -> None:
+async def _require_current(client: RedisClient, collection: Collection) -> None:
     packed = await client.command("HGET", _COLLECTIONS, collection.name)
     if packed is None or Collection.unpack(collection.name, packed).uid != collection.uid:
         raise NotFound("collection", collection.name)
@@ -249,5 +251,5 @@ async def _all(client: RedisClient, commands: Sequence[Command]) -> None:
 
 
 def _answer(operation: bytes) -> str:
-    """Where the answer to a change of the catalogue is kept for a while."""
+    """The key of the answer to a change of the catalogue, kept for a minute."""
     return f"winnow:i:{{catalogue}}:answer:{operation.hex()}"

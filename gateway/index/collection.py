@@ -1,4 +1,4 @@
-"""A collection as the catalogue describes it, and the keys of its shards."""
+"""The description of a collection in the catalogue, and the keys of its shards."""
 
 import json
 import secrets
@@ -8,12 +8,12 @@ from enum import Enum
 from gateway.index.documents import OPERATION_BYTES
 
 _SHARD_PARTS = "cvthd"
-# M of the graphs of collections that were described before it was written down.
-_M_ONCE = 16
+# M of the collections that were stored before M was part of the description.
+_FORMER_M = 16
 
 
 class Quantization(Enum):
-    """How a collection keeps its vectors; the value is what VADD calls it."""
+    """How a collection stores its vectors; the value is the option of VADD."""
 
     INT8 = "Q8"
     NONE = "NOQUANT"
@@ -31,26 +31,34 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What is known of a collection. `tags` are the hash tags of its shards, `links` the M of their graphs."""
+    """The description of a collection. `shards` are the hash tags of its shards, `m` is the M of their graphs."""
 
     name: str
     uid: str
     model: ModelRef
     dimensions: int
     quantization: Quantization
-    tags: tuple[str, ...]
-    links: int
+    shards: tuple[str, ...]
+    m: int
     created_ns: int
 
     def pack(self) -> str:
-        """As JSON, without the name."""
-        fields = asdict(self)
-        del fields["name"]
-        return json.dumps({**fields, "quantization": self.quantization.value})
+        """The stored form: JSON, without the name. Its names stay as they are, since existing collections have them."""
+        return json.dumps(
+            {
+                "uid": self.uid,
+                "model": asdict(self.model),
+                "dimensions": self.dimensions,
+                "quantization": self.quantization.value,
+                "tags": self.shards,
+                "links": self.m,
+                "created_ns": self.created_ns,
+            }
+        )
 
     @classmethod
     def unpack(cls, name: str, packed: bytes) -> "Collection":
-        """From JSON."""
+        """From the stored form."""
         fields = json.loads(packed)
         return cls(
             name,
@@ -59,18 +67,18 @@ class Collection:
             fields["dimensions"],
             Quantization(fields["quantization"]),
             tuple(fields["tags"]),
-            fields.get("links", _M_ONCE),
+            fields.get("links", _FORMER_M),
             fields["created_ns"],
         )
 
 
 def shard_key(tag: str, part: str) -> str:
-    """A key of a shard: part "c", "v", "t", "h" or "d"."""
+    """A key of a shard. `part`: "c", "v", "t", "h" or "d"."""
     return f"winnow:i:{{{tag}}}:{part}"
 
 
 def shard_keys(tag: str) -> list[str]:
-    """All keys of a shard, as scripts take them."""
+    """All keys of a shard, in the order of the scripts."""
     return [shard_key(tag, part) for part in _SHARD_PARTS]
 
 

@@ -1,4 +1,4 @@
-"""A document as the index keeps it."""
+"""A document as the index stores it."""
 
 import hashlib
 import json
@@ -13,26 +13,26 @@ _DIGEST_VERSION = 2
 _DIGEST_BYTES = 38
 OPERATION_BYTES = 8
 _RECORD_BYTES = _DIGEST_BYTES + OPERATION_BYTES + 1
-_DOCUMENT_VERSION = b"\xff\x01"  # no text begins so: 0xff is in no UTF-8
+_DOCUMENT_VERSION = b"\xff\x01"  # no text begins so: 0xff does not occur in UTF-8
 _DOCUMENT_HEAD = len(_DOCUMENT_VERSION) + 4
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """`metadata` is the JSON object as its author wrote it, "" for none."""
+    """`metadata` is the JSON object as the caller wrote it, "" for none."""
 
     id: str
     text: str
     metadata: str = ""
 
     def pack(self) -> bytes:
-        """Text and metadata as one value: both are read as of one version."""
+        """Text and metadata as one value, so that both are read as of one version."""
         metadata = self.metadata.encode()
         return _DOCUMENT_VERSION + len(metadata).to_bytes(4) + metadata + self.text.encode()
 
     @classmethod
     def unpack(cls, id_: str, value: bytes | None) -> "Document | None":
-        """From bytes; None where there are none, or where they are nothing that `pack` gave."""
+        """From bytes; None if there are none, or if `pack` did not write them."""
         if value is None or not value.startswith(_DOCUMENT_VERSION) or len(value) < _DOCUMENT_HEAD:
             return None
         text = _DOCUMENT_HEAD + int.from_bytes(value[len(_DOCUMENT_VERSION) : _DOCUMENT_HEAD])
@@ -52,9 +52,9 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What is remembered of a document, to tell whether it changed. `size`: bytes of the document when packed.
+    """The digest of a document, which shows whether it changed. `size`: bytes of the packed document.
 
-    A stored record begins with it; the operation that wrote the document and its outcome follow (`scripts.WRITE`).
+    A stored record begins with it; the operation that wrote the document and its outcome follow (`lua.WRITE`).
     """
 
     text: bytes
@@ -74,18 +74,18 @@ class Digest:
 
     @classmethod
     def unpack(cls, value: bytes | None) -> "Digest | None":
-        """From bytes; None where there are none, or from another version."""
+        """From bytes; None if there are none, or if they are of another version."""
         if value is None or len(value) != _DIGEST_BYTES or value[0] != _DIGEST_VERSION:
             return None
         return cls(value[6:22], value[22:], bool(value[1]), int.from_bytes(value[2:6]))
 
     @classmethod
     def of_record(cls, record: bytes) -> "Digest | None":
-        """From a stored record; None where it is empty, foreign, or from another version."""
+        """From a stored record; None if it is empty, invalid, or of another version."""
         return cls.unpack(record[:_DIGEST_BYTES]) if len(record) == _RECORD_BYTES else None
 
     def same(self, other: "Digest") -> bool:
-        """True where text and metadata are the same."""
+        """Whether text and metadata are the same."""
         return self.text == other.text and self.metadata == other.metadata
 
 
@@ -94,9 +94,9 @@ def _hash(content: bytes) -> bytes:
 
 
 def metadata_error(metadata: str) -> str | None:
-    """What is wrong with a metadata string, None where nothing is. It must be strict JSON: NaN is none."""
+    """What is wrong with a metadata string, or None. It must be strict JSON, without NaN."""
     if len(metadata.encode()) > MAX_METADATA_BYTES:
-        return f"has more than {MAX_METADATA_BYTES} bytes of UTF-8; keep what is not filtered on elsewhere"
+        return f"has more than {MAX_METADATA_BYTES} bytes of UTF-8; store what is not filtered on elsewhere"
     try:
         value = parse_metadata(metadata)
     except (ValueError, RecursionError) as error:
@@ -114,7 +114,7 @@ def parse_metadata(metadata: str) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _number(literal: str) -> float:

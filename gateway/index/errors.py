@@ -1,4 +1,4 @@
-"""Failures of the index, and what those of its Redis mean for the caller."""
+"""Errors of the index, and what errors of its Redis mean for the caller."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,30 +11,30 @@ from gateway.redis.faults import Fault, fault_of
 from services.runtime.errors import PoolSaturated, Precondition, Problem, UpstreamUnavailable
 from winnow.common.v1 import common_pb2
 
-_LOCKED = "does not let this gateway in. The operator finds the cause in the gateway's log"
+_REJECTED = "rejects this gateway. The operator finds the cause in the gateway's log"
 _DESCRIPTIONS = {
-    Fault.OUT_OF_MEMORY: "is out of memory and stores nothing. Remove documents, or tell the operator",
-    Fault.READ_ONLY: "takes no writes now. Tell the operator if that lasts",
-    Fault.AUTHENTICATION: _LOCKED,
-    Fault.PROTECTED: _LOCKED,
-    Fault.NO_DATABASE: _LOCKED,
-    Fault.NO_CLUSTER: _LOCKED,
-    Fault.NO_PERMISSION: "does not let this gateway do that. The operator finds the cause in the gateway's log",
+    Fault.OUT_OF_MEMORY: "is out of memory. Delete documents, or tell the operator",
+    Fault.READ_ONLY: "accepts no writes now. Tell the operator if that lasts",
+    Fault.AUTHENTICATION: _REJECTED,
+    Fault.PROTECTED: _REJECTED,
+    Fault.NO_DATABASE: _REJECTED,
+    Fault.NO_CLUSTER: _REJECTED,
+    Fault.NO_PERMISSION: "does not permit this gateway to do that. The operator finds the cause in the gateway's log",
     Fault.LOADING: "is starting",
     Fault.BUSY: "is busy",
-    Fault.NOT_SAVED: "takes no writes, since it cannot save them. Tell the operator",
-    Fault.TOO_FEW_REPLICAS: "takes no writes, since it has too few replicas. Tell the operator if that lasts",
-    Fault.TOO_MANY_CLIENTS: "takes no more connections. Tell the operator if that lasts",
-    Fault.CLUSTER_DOWN: "has a part without a server now. Tell the operator if that lasts",
-    Fault.MASTER_DOWN: "has a part without a server now. Tell the operator if that lasts",
+    Fault.NOT_SAVED: "accepts no writes because it cannot save them. Tell the operator",
+    Fault.TOO_FEW_REPLICAS: "accepts no writes because it has too few replicas. Tell the operator if that lasts",
+    Fault.TOO_MANY_CLIENTS: "accepts no more connections. Tell the operator if that lasts",
+    Fault.CLUSTER_DOWN: "has a part without a server. Tell the operator if that lasts",
+    Fault.MASTER_DOWN: "has a part without a server. Tell the operator if that lasts",
     Fault.MOVING: "is moving the documents between servers",
-    Fault.REFUSED: "refuses that. The operator finds the cause in the gateway's log",
+    Fault.REFUSED: "refuses the request. The operator finds the cause in the gateway's log",
     Fault.TIMEOUT: "did not answer in time",
 }
 
 
 def no_redis() -> Problem:
-    """There is no Redis for collections."""
+    """No Redis is configured for collections."""
     return Precondition(
         "NO_INDEX",
         "This gateway has no Redis for collections. Set GATEWAY_REDIS_URL (or GATEWAY_INDEX_URL) to a Redis 8 and "
@@ -43,20 +43,20 @@ def no_redis() -> Problem:
 
 
 def no_vector_sets() -> Problem:
-    """The Redis is too old, or is no Redis."""
+    """The server is an older Redis, or is not a Redis."""
     return Precondition(
         "NO_VECTOR_SETS",
-        "The Redis behind this gateway has no vector sets. Point GATEWAY_INDEX_URL at a Redis 8 (the cache may stay "
-        "where it is) and restart the gateway, or search over inline documents.",
+        "The Redis of this gateway has no vector sets. Set GATEWAY_INDEX_URL to a Redis 8 (the cache may keep its "
+        "server) and restart the gateway, or search over inline documents.",
     )
 
 
 def index_problem(error: Exception) -> Problem:
-    """One of `redis.client.Unreachable`, ResponseError included, for our caller; Redis' own words stay out of it."""
+    """An error of Redis, ResponseError included, as a Problem for the caller, without the text of Redis."""
     if isinstance(error, QueueTimeoutError):
-        return PoolSaturated(1.0, "Too much is asked of the index at once")
+        return PoolSaturated(1.0, "The index has too many concurrent requests")
     if isinstance(error, NotReplicatedError):
-        return UpstreamUnavailable("index", "has too few replicas in step")
+        return UpstreamUnavailable("index", "has too few replicas without lag")
     fault = fault_of(error)
     if fault is Fault.UNKNOWN_COMMAND:
         return no_vector_sets()
@@ -65,7 +65,7 @@ def index_problem(error: Exception) -> Problem:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turns what Redis fails with into a Problem."""
+    """Raises errors of Redis as Problems."""
     try:
         yield
     except Unreachable as error:
@@ -73,7 +73,7 @@ def redis_errors() -> Iterator[None]:
 
 
 def wrong_model(collection: Collection, serving: common_pb2.ModelIdentity) -> Problem:
-    """The collection was built with another model than the one that is served."""
+    """The collection was built with another model than the served one."""
     return Precondition(
         "MODEL_MISMATCH",
         f'Collection "{collection.name}" was built with {collection.model.name} ({collection.model.fingerprint}), but '
@@ -92,7 +92,5 @@ class _DataLoss(Problem):
 
 
 def document_lost(id_: str) -> Problem:
-    """Parts of a document are gone from the index, or it may be one of those that are gone altogether."""
-    return _DataLoss(
-        f'Document "{id_}" is not whole in the index, or may be among documents that it has lost. Upsert it again.'
-    )
+    """The index has lost parts of a document, or documents that it may be one of."""
+    return _DataLoss(f'The index may have lost document "{id_}" or parts of it. Upsert it again.')

@@ -1,15 +1,15 @@
-"""The filter language: metadata in a form that Redis reads as their author meant it, and filters translated to match.
+"""The filter language: metadata in a form that Redis reads as the caller meant it, and filters translated to match.
 
 Redis reads a document's attributes with a small JSON reader of its own: `\\u00fc` is not decoded, keys are compared by
 their bytes. Its filters decode no escapes in strings either, and their selectors take ASCII letters, digits, "_", "-"
-only. So neither side is given anything to decode. Attributes are JSON without escapes, and the same two functions
-write the strings and keys of attributes and of filters:
+only. So neither side gets anything to decode: attributes are JSON without escapes, and the same two functions write
+the strings and keys of attributes and of filters:
 
-    string   as UTF-8; quotes, the backslash and control characters as private code points, one for each, so that a
-             part of a string is also a part of what is stored for it; those private code points themselves as three
+    string   as UTF-8; quotes, the backslash and control characters as one private code point each, so that a substring
+             of a string is a substring of its stored form; those private code points themselves as three
     key      a-z and 0-9 as they are, every other byte of its UTF-8 as "_" and two hex digits; the empty key as "_"
 
-Both are one to one. Everything else of a filter is passed on: its grammar is for Redis to judge.
+Both are one to one. The rest of a filter is passed on unchanged: Redis checks the grammar.
 """
 
 import re
@@ -25,7 +25,7 @@ _STORED = {code: chr(_PRIVATE + code) for code in (*range(0x20), ord('"'), ord("
 }
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
 
-# A selector's name takes letters, digits and marks of any script: what is not ASCII, but no space.
+# The name of a selector may have letters, digits and marks of any script: everything outside ASCII but white space.
 _TOKEN = re.compile(
     r"""
     (?P<quoted_key>\.\[\s*(?P<key>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*\])
@@ -39,25 +39,25 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", '"': '"', "'": "'", "\\": "\\", "/": "/"}
-_BOOLEANS = {"true": "1", "false": "0"}  # what Redis takes a boolean of the attributes for
+_BOOLEANS = {"true": "1", "false": "0"}  # how Redis reads a boolean of the attributes
 _MOST_DIGITS = 250  # of a number that Redis reads
 _SHOWN = 40
 
 
 class FilterError(ValueError):
-    """What is wrong with a filter, in the caller's own words, and what to do about it."""
+    """What is wrong with a filter, quoting the caller's source, and how to correct it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter as Redis takes it. `places`: where tokens begin, in bytes of `redis` and characters of `source`."""
+    """A translated filter. `places`: the positions of its tokens, in bytes of `redis` and characters of `source`."""
 
     source: str
     redis: bytes
     places: tuple[tuple[int, int], ...]
 
     def refused(self, error: str) -> str:
-        """What to tell the caller of Redis' refusal, which quotes what is left of the translation."""
+        """The message for the caller. Redis' `error` quotes the rest of the translation."""
         left = error.partition("near: ")[2].encode("utf-8", "surrogateescape")
         begin = len(self.redis) - len(left)
         near = next((there for here, there in reversed(self.places) if here <= begin), 0) if left else 0
@@ -66,7 +66,7 @@ class Filter:
 
 
 def translate(source: str) -> Filter:
-    """The filter as Redis takes it. Raises FilterError for what the language does not have."""
+    """Translates a filter. Raises FilterError for what is not part of the language."""
     written = bytearray()
     places: list[tuple[int, int]] = []
     at, last = 0, ""
@@ -87,7 +87,7 @@ def translate(source: str) -> Filter:
 
 
 def attributes(metadata: str) -> bytes:
-    """A document's metadata, which `metadata_error` found fine, as the attributes that filters see; empty for none."""
+    """Valid metadata of a document as the attributes for filters; empty for none."""
     members = []
     for key, value in parse_metadata(metadata).items():
         stored = _attribute(value)
@@ -97,7 +97,7 @@ def attributes(metadata: str) -> bytes:
 
 
 def _attribute(value: object) -> bytes | None:
-    """A value's stored form; None for an object, which filters do not see."""
+    """The stored form of a value; None for an object, which filters cannot use."""
     match value:
         case None:
             return b"null"
@@ -132,7 +132,7 @@ def _translated(kind: str, match: re.Match[str]) -> bytes:
 
 
 def _string(value: str) -> bytes:
-    # JSON and filters may hold half a surrogate pair, which UTF-8 has no form for; Redis does not mind.
+    # JSON and filters may contain half a surrogate pair, which is not valid in UTF-8; Redis accepts it.
     return b'"' + value.translate(_STORED).encode("utf-8", "surrogatepass") + b'"'
 
 
@@ -148,7 +148,7 @@ def _unquoted(literal: str) -> str:
             return chr(int(code, 16))
         if letter not in _ESCAPES:
             raise FilterError(
-                f"has the unknown escape {_shown(match.group())} in a string; write \\\\ for a backslash, and known "
+                f"has the unknown escape {_shown(match.group())} in a string; write \\\\ for a backslash. Known "
                 "are \\\" \\' \\\\ \\/ \\n \\r \\t \\b \\f and \\u with four hex digits"
             )
         return _ESCAPES[letter]
@@ -159,7 +159,7 @@ def _unquoted(literal: str) -> str:
 
 
 def _number(text: str) -> bytes:
-    """Redis reads no sign in an exponent, and no number of more than 255 characters."""
+    """Without a sign in the exponent and with at most 255 characters, since Redis reads no other number."""
     if len(text) <= _MOST_DIGITS and "+" not in text and "-" not in text:
         return text.encode()
     value = repr(float(text))
@@ -171,7 +171,7 @@ def _number(text: str) -> bytes:
 
 def _unknown(rest: str) -> str:
     if rest[0] in "\"'":
-        return f"has a string that does not end: {_shown(rest)}; close it with {rest[0]}"
+        return f"has an unterminated string: {_shown(rest)}; close it with {rest[0]}"
     return f'has {_shown(rest[0])} outside of a string; quote strings, and write other keys as .["any key"]'
 
 

@@ -1,4 +1,4 @@
-"""Both halves of the index."""
+"""The index: its catalogue and its store."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from gateway.index.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Which collections there are, and what is in them."""
+    """The collections, and their documents."""
 
     catalogue: Catalogue
     store: Store

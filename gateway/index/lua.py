@@ -1,21 +1,21 @@
 """The Lua scripts of the index. Each runs atomically on one node: all its keys share a hash tag.
 
-They are sent whole (EVAL), not by digest: some hundred bytes, and a node that took over knows them at once.
+They are sent whole (EVAL), not by digest: they have some hundred bytes, and a node that takes over has no digests yet.
 
-A client cannot know whether a command whose reply is lost was run, so it sends it again; and a command that its sender
-has given up may be run long after. Therefore every change carries
+A client cannot know whether a command was run if its reply is lost, so it sends the command again; and a command that
+its client has given up may be run long after. Therefore every change has
 
-    an operation id   random, 8 bytes. A change that finds its own id answers what it answered the first time.
-    what was seen     the state that it builds on. A change that finds another state changes nothing and asks its sender
-                      to look again, so that a late one loses against whatever was acknowledged before it.
+    an operation id   random, 8 bytes. A change that finds its own id returns the answer that it gave the first time.
+    the state seen    the state that it depends on. A change that finds another state has no effect and tells its client
+                      to look again, so that a late change never overwrites one that was acknowledged before.
 
-Time is the server's own (TIME): the clocks of two gateways are never compared.
+Times are the server's (TIME): the clocks of two gateways are never compared.
 """
 
-# Answers of several scripts: there is no such collection or shard; the state is not the one that was seen.
+# Answers of several scripts: there is no such collection or shard; the state differs from the one that was seen.
 GONE, CHANGED = -1, -2
 
-# Runs a change of the catalogue at most once: for a minute, longer than any client sends again, its answer is kept.
+# Runs a change of the catalogue at most once: its answer is kept for a minute, longer than any client retries.
 _ONCE = """
 local function once(key, change)
   local before = redis.call('GET', key)
@@ -26,7 +26,7 @@ local function once(key, change)
 end
 """
 
-# KEYS: trash. ARGV: uid, hash tags (JSON), seconds. Notes a collection to be: unless it is created within the seconds,
+# KEYS: trash. ARGV: uid, hash tags (JSON), seconds. Announces a collection: if it is not created within the seconds,
 # its keys are removed.
 BEGIN = """
 local after = tonumber(redis.call('TIME')[1]) + tonumber(ARGV[3])
@@ -34,8 +34,8 @@ redis.call('HSET', KEYS[1], ARGV[1], cjson.encode({tags = cjson.decode(ARGV[2]),
 return 1
 """
 
-# KEYS: collections, aliases, trash. ARGV: name, uid, description. Gives 1, 0 where the name is taken by another, -2
-# where the keys that were made are being removed already: begin again under another uid.
+# KEYS: collections, aliases, trash. ARGV: name, uid, description. Returns 1; 0 if the name is taken by another; -2 if
+# the new keys are being removed already: start again with another uid.
 CREATE = """
 local found = redis.call('HGET', KEYS[1], ARGV[1])
 if found == ARGV[3] then return 1 end
@@ -47,9 +47,9 @@ redis.call('HDEL', KEYS[3], ARGV[2])
 return 1
 """
 
-# KEYS: trash, collections. Gives uid and entry (JSON) of each collection whose keys are to be removed now. They are
-# claimed by that (after = 0): such a collection can be created no more, and whoever comes next removes what is left. An
-# entry of a collection that has its name came late, and is dropped.
+# KEYS: trash, collections. Returns uid and entry (JSON) of each collection whose keys are to be removed now, and claims
+# them (after = 0): such a collection can no longer be created, and the next caller removes what is left. The entry of a
+# collection that exists was written late, and is dropped.
 CLAIM = """
 local now = tonumber(redis.call('TIME')[1])
 local claimed, trash, named = {}, redis.call('HGETALL', KEYS[1]), nil
@@ -76,7 +76,7 @@ end
 return claimed
 """
 
-# KEYS: collections, aliases. ARGV: name or alias. Gives {name, description} or nothing.
+# KEYS: collections, aliases. ARGV: name or alias. Returns {name, description} or nothing.
 RESOLVE = """
 local name = ARGV[1]
 local found = redis.call('HGET', KEYS[1], name)
@@ -88,7 +88,7 @@ return found and {name, found} or {}
 """
 
 # KEYS: collections, aliases, trash, version of the aliases, answer. ARGV: name, description, uid, hash tags (JSON),
-# operation. Gives 1 where that very collection was removed, else 0.
+# operation. Returns 1 if exactly that collection was removed, else 0.
 REMOVE = (
     _ONCE
     + """
@@ -108,13 +108,13 @@ end)
 """
 )
 
-# KEYS: collections, aliases. Gives both hashes as of one moment.
+# KEYS: collections, aliases. Returns both hashes as of one moment.
 LIST = """
 return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 """
 
 # KEYS: collections, aliases, version of the aliases, answer. ARGV: alias, collection, operation, version seen ("" for
-# none). Gives 1, 0 where there is no such collection, -1 where the alias is a collection's name, -2 changed.
+# none). Returns 1; 0 if there is no such collection; -1 if the alias is the name of a collection; -2 changed.
 SET_ALIAS = (
     _ONCE
     + """
@@ -129,7 +129,7 @@ end)
 """
 )
 
-# KEYS: aliases, version of the aliases, answer. ARGV: alias, operation, version seen. Gives 1, 0 where there is none,
+# KEYS: aliases, version of the aliases, answer. ARGV: alias, operation, version seen. Returns 1; 0 if there is none;
 # -2 changed.
 DELETE_ALIAS = (
     _ONCE
@@ -143,16 +143,16 @@ end)
 """
 )
 
-# KEYS: probe. ARGV: a filter. Searches a set of one vector, which it makes where it is missing: it may go at any time.
-# Gives what Redis says against the filter, "" for nothing.
+# KEYS: probe. ARGV: a filter. Searches a set of one vector, which it creates if it is missing: it may be evicted at any
+# time. Returns the error of Redis for the filter, "" for none.
 PROBE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('VADD', KEYS[1], 'VALUES', 1, 1, 'probe') end
 local reply = redis.pcall('VSIM', KEYS[1], 'VALUES', 1, 1, 'COUNT', 1, 'FILTER', ARGV[1])
 return reply.err or ''
 """
 
-# Of the keys of a shard, in this order in KEYS: c, v, t, h, d. `held` gives how many documents each of v, t and h has,
-# -1 for a key of another type; `documents` how many the marker says, nothing without a marker.
+# On the keys of a shard, in this order in KEYS: c, v, t, h, d. `held` returns how many documents each of v, t and h
+# has, -1 for a key of another type; `documents` the number in the marker, nil without a marker.
 _SHARD = """
 local kinds = {'hash', 'vectorset', 'hash', 'hash', 'hash'}
 local function is(i)
@@ -172,8 +172,8 @@ local function clean()
 end
 """
 
-# KEYS: a shard's. ARGV: ids, each followed by its bucket. Gives -1 where the shard has no marker; else of each document
-# its record ("" for none), 1 where all its parts are there, and the last deletion in its bucket ("" for none).
+# KEYS: a shard's. ARGV: ids, each followed by its bucket. Returns -1 if the shard has no marker; else for each document
+# its record ("" for none), 1 if it has all its parts (else 0), and the last deletion in its bucket ("" for none).
 LOOK = (
     _SHARD
     + """
@@ -197,10 +197,10 @@ return answers
 )
 
 # KEYS: a shard's. ARGV: id; record, bucket and deletion as the look-up saw them; operation; digest; document;
-# attributes; vector, or "" where only the metadata differ or, with the document "" too, nothing; quantisation; the
-# graph's links; "1" where something must be written also when run again, so that WAIT has something to wait for.
-# A write that looks for its neighbours with a larger EF than this makes searches no better.
-# Gives 1 created, 2 updated, 3 unchanged, -1 no marker, -2 the document is not as it was seen.
+# attributes; vector, or "" if only the metadata differ or, with the document "" too, nothing; quantization; M of the
+# graph; "1" if something must be written even when run again, so that WAIT has something to wait for.
+# A larger EF than this in a write, which finds the neighbours, makes searches no better.
+# Returns 1 created, 2 updated, 3 unchanged, -1 no marker, -2 the document is not as it was seen.
 WRITE = (
     _SHARD
     + """
@@ -230,8 +230,8 @@ return outcome
 )
 
 # KEYS: a shard's, answer. ARGV: operation, then of each document its id, its bucket and its record as it was seen.
-# Gives -1 where the shard has no marker; else a letter for each document: "d" it is deleted, "n" there was none, "c" it
-# is not as it was seen. A part alone counts as a document. The answer is kept for a minute.
+# Returns -1 if the shard has no marker; else a letter for each document: "d" deleted, "n" there was none, "c" it is not
+# as it was seen. A single part counts as a document. The answer is kept for a minute.
 DELETE = (
     _SHARD
     + """
@@ -259,7 +259,7 @@ return answer
 """
 )
 
-# KEYS: a shard's. ARGV: uid. Makes the marker of a new shard, or again where it was lost. Gives 1 where it was missing.
+# KEYS: a shard's. ARGV: uid. Creates the marker of a shard that is new, or has lost it. Returns 1 if it was missing.
 MARK = (
     _SHARD
     + """
@@ -270,8 +270,8 @@ return 1
 """
 )
 
-# KEYS: a shard's. Gives how many documents the marker says (-1 without one), then how many v, t and h have (-1 for a
-# key of another type). All four are the same in a whole shard.
+# KEYS: a shard's. Returns the number of documents in the marker (-1 without one), then those of v, t and h (-1 for a
+# key of another type). All four are the same in a complete shard.
 CENSUS = (
     _SHARD
     + """
@@ -279,8 +279,8 @@ return {documents() or -1, held()}
 """
 )
 
-# KEYS: a shard's. ARGV: ids. Gives for each what t holds; without that 1 where another part of it is there, or where
-# documents of the shard were lost, and else 0.
+# KEYS: a shard's. ARGV: ids. Returns for each its value in t; if there is none, 1 if another part of the document
+# exists or the shard has lost documents, else 0.
 MISSING = (
     _SHARD
     + """

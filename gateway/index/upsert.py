@@ -1,4 +1,4 @@
-"""Streams of documents into collections: the unchanged cost nothing, the answered without error are stored."""
+"""Streams of documents into collections. Unchanged documents are not embedded again."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence, Set
@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from google.rpc import status_pb2
 
 from gateway.index.collection import Collection
+from gateway.index.commands import ChangedMeanwhileError, Known, Write
 from gateway.index.documents import Digest, Document, Outcome
 from gateway.index.errors import wrong_model
-from gateway.index.store import ChangedMeanwhileError, Known, Store, Write
+from gateway.index.store import Store
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder
 from services.api.backend import EmbeddedText
 from services.api.chunks import chunks, estimated_tokens
+from services.api.embed import StreamSettings
 from services.api.options import EmbedOptions
 from services.api.retry import Outage, is_for_item, retry_while_unavailable
 from services.runtime.errors import NotFound, NotReady, Problem, UpstreamUnavailable, to_status, with_field
@@ -26,7 +28,7 @@ _WRITE_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class UpsertResult:
-    """What became of a document: an outcome, or the error that kept it from being stored."""
+    """The result of a document: an outcome, or the error for which it is not stored."""
 
     id: str
     outcome: Outcome | None = None
@@ -36,7 +38,7 @@ class UpsertResult:
 
 @dataclass(frozen=True, slots=True)
 class PendingDocument:
-    """A document of the stream, `path` being its field path in its message; with `error`, it was refused already."""
+    """A document of the stream. `path`: its field path in its message. With an `error`, it is invalid."""
 
     document: Document
     path: str
@@ -45,7 +47,7 @@ class PendingDocument:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Documents with distinct ids, to be written `after` all earlier chunks that hold one of them."""
+    """Documents with distinct ids, to be written `after` all earlier chunks that contain one of the ids."""
 
     group: Sequence[PendingDocument]
     after: Set[asyncio.Event]
@@ -53,42 +55,32 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class UpsertSettings:
-    """`window_tokens`: most estimated tokens in flight. `retry_for_s`: how long a stream bears with workers or an index
-    that are away."""
-
-    window_tokens: int
-    retry_for_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Outages:
-    """How long a stream bears with each of its upstreams."""
+    """How long a stream retries while one of its upstreams is unreachable."""
 
     index: Outage
     workers: Outage
 
 
 class Upserter:
-    """Writes streams of documents. `stopping`: when set, streams end after what they have taken on, with NotReady."""
+    """Writes streams of documents. `stopping`: when set, streams finish what they accepted and end with NotReady."""
 
-    def __init__(self, embedder: Embedder, store: Store, settings: UpsertSettings, stopping: asyncio.Event) -> None:
+    def __init__(self, embedder: Embedder, store: Store, stream: StreamSettings, stopping: asyncio.Event) -> None:
         self._embedder = embedder
         self._store = store
-        self._window = settings.window_tokens
-        self._retry_for_s = settings.retry_for_s
+        self._stream = stream
         self._stopping = stopping
 
     async def upsert(
         self, collection: Collection, messages: AsyncIterator[Sequence[PendingDocument]]
     ) -> AsyncGenerator[list[UpsertResult], None]:
-        """Answers for groups of documents, in completion order, each document once.
+        """Results for groups of documents, in completion order, one for each document.
 
-        Of the same id twice, the later one is written later. What `messages` raises is raised after the answers to all
-        that came before; Precondition where the workers have another model than the collection.
+        Documents with the same id are written in their order. An exception of `messages` is raised after the results of
+        all earlier documents. Precondition if the workers have another model than the collection.
         """
-
-        outages = _Outages(index=Outage(self._retry_for_s), workers=Outage(self._retry_for_s))
+        window, retry_for_s = self._stream.window(), self._stream.retry_for_s
+        outages = _Outages(index=Outage(retry_for_s), workers=Outage(retry_for_s))
 
         async def work(chunk: _Chunk) -> list[UpsertResult]:
             try:
@@ -98,29 +90,31 @@ class Upserter:
             finally:
                 chunk.done.set()
 
-        async with aclosing(in_completion_order(self._chunks(messages), work, self._window)) as answers:
+        async with aclosing(in_completion_order(self._chunks(messages, window), work, window)) as answers:
             async for results in answers:
                 yield results
 
-    async def _chunks(self, messages: AsyncIterator[Sequence[PendingDocument]]) -> AsyncIterator[tuple[_Chunk, int]]:
-        writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that holds an id
+    async def _chunks(
+        self, messages: AsyncIterator[Sequence[PendingDocument]], window: int
+    ) -> AsyncIterator[tuple[_Chunk, int]]:
+        writing: dict[str, asyncio.Event] = {}  # the last chunk in flight that contains an id
         async for message in until(self._stopping, messages):
-            costs = [estimated_tokens(pending.document.text) for pending in message]
+            tokens = [estimated_tokens(pending.document.text) for pending in message]
             keys = [pending.document.id for pending in message]
-            for _, group, tokens in chunks(message, costs, self._window, keys):
+            for _, group, cost in chunks(message, tokens, window, keys):
                 done = asyncio.Event()
                 writing = {id_: event for id_, event in writing.items() if not event.is_set()}
                 ids = [pending.document.id for pending in group]
                 after = {writing[id_] for id_ in ids if id_ in writing}
                 writing.update(dict.fromkeys(ids, done))
-                yield _Chunk(group, after, done), tokens
+                yield _Chunk(group, after, done), cost
         if self._stopping.is_set():
             raise NotReady("draining")
 
     async def _group(
         self, collection: Collection, group: Sequence[PendingDocument], outages: _Outages
     ) -> list[UpsertResult]:
-        """The documents of a group have distinct ids."""
+        """Results of documents with distinct ids."""
         refused = [
             UpsertResult(pending.document.id, error=to_status(pending.error)) for pending in group if pending.error
         ]
@@ -141,7 +135,7 @@ class Upserter:
             ids = [pending.document.id for pending in left]
             try:
                 known = await retry_while_unavailable(lambda ids=ids: self._store.look(collection, ids), outages.index)  # type: ignore[misc]
-            except NotFound as gone:  # the collection was removed under the stream
+            except NotFound as gone:  # the collection was removed during the stream
                 results.update((id_, UpsertResult(id_, error=to_status(gone))) for id_ in ids)
                 break
             writes = await self._writes(collection, left, known, results, outages)
@@ -154,12 +148,12 @@ class Upserter:
                     case Problem():
                         results[id_] = UpsertResult(id_, error=to_status(outcome))
                     case ChangedMeanwhileError():
-                        pass  # look again
+                        pass  # look it up again
             left = [pending for pending in left if pending.document.id not in results]
             if not left:
                 break
         else:
-            raise UpstreamUnavailable("index", "has other writers changing the same documents")
+            raise UpstreamUnavailable("index", "has concurrent changes of the same documents")
         return [results[pending.document.id] for pending in group]
 
     async def _writes(
@@ -170,13 +164,13 @@ class Upserter:
         results: dict[str, UpsertResult],
         outages: _Outages,
     ) -> list[Write]:
-        """What has to be written; documents that need no writing, or cannot be embedded, are put into `results`."""
+        """What has to be written. Documents that are unchanged, or that cannot be embedded, are put into `results`."""
         writes: list[Write] = []
         new: list[tuple[PendingDocument, Digest]] = []
         for pending in group:
             document, digest = pending.document, Digest.of(pending.document)
             seen = known[document.id]
-            old = seen.digest if seen.whole else None  # of which a part is lost, that is written again
+            old = seen.digest if seen.whole else None  # a document that has lost a part is written again
             if old is not None and old.same(digest) and self._store.confirms:
                 writes.append(Write(document, old, None, seen))
             elif old is not None and old.same(digest):
@@ -208,7 +202,7 @@ class Upserter:
     async def _write(
         self, collection: Collection, writes: Sequence[Write], outages: _Outages
     ) -> list[Outcome | Problem | ChangedMeanwhileError]:
-        """Writes, and writes again for a while where the index cannot be reached: a write may be repeated."""
+        """Writes; retries for a while if the index cannot be reached, since a write may be repeated."""
         outcomes: dict[int, Outcome | Problem | ChangedMeanwhileError] = {}
 
         async def once() -> None:
@@ -219,6 +213,6 @@ class Upserter:
                 if isinstance(answer, UpstreamUnavailable):
                     raise answer
 
-        with suppress(UpstreamUnavailable):  # it stands in the place of each document that it concerns
+        with suppress(UpstreamUnavailable):  # it is the result of each document that it concerns
             await retry_while_unavailable(once, outages.index)
         return [outcomes[position] for position in range(len(writes))]

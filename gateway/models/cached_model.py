@@ -1,4 +1,4 @@
-"""The answers of one pool of workers: cached, computed once, and all items of a response from one model.
+"""The answers of one pool of workers: cached, computed once, and all of a response from one model.
 
 Ask the pool for its model, make the keys, look in this process and in Redis, compute what is missing through
 single-flight, and check that one model answered all of it; during a rolling update, try again.
@@ -29,7 +29,7 @@ _PARTS_AT_ONCE = 8
 
 
 class Options(Protocol):
-    """What both kinds of options have; see `services.api.options`."""
+    """What both kinds of options have in common; see `services.api.options`."""
 
     @property
     def priority(self) -> common_pb2.Priority:
@@ -39,7 +39,7 @@ class Options(Protocol):
         """With the model's defaults filled in."""
 
     def identity(self) -> tuple[str, ...]:
-        """What decides an answer beside the text."""
+        """What decides an answer, besides the text."""
 
 
 M = TypeVar("M", bound=Model)
@@ -49,7 +49,7 @@ E = TypeVar("E", bound=Sized)
 
 
 class WrongModelError(Exception):
-    """The workers serve another model than the one that was asked for."""
+    """The workers serve another model than the required one."""
 
     def __init__(self, serving: common_pb2.ModelIdentity) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class WrongModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Computed(Generic[E]):
-    """What one worker made of some texts, in their order. `model` is the one that answered."""
+    """The results of one call to a worker, in the order of its texts. `model` is the one that answered."""
 
     model: common_pb2.ModelIdentity
     items: Sequence[E | FailedItem]
@@ -67,13 +67,13 @@ class Computed(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[E]):
-    """The answer for one text: an entry, or the failure in its place."""
+    """The answer for one text: an entry or an error."""
 
     model: common_pb2.ModelIdentity
     entry: E | None
     failed: FailedItem | None = None
     hit: bool = False
-    cost: StageTimings = NO_TIME
+    timings: StageTimings = NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ class Answers(Generic[M, E]):
 
     @property
     def timings(self) -> common_pb2.Timings:
-        """Of parts that ran side by side, the slowest of each stage."""
-        return StageTimings.slowest(answer.cost for answer in self.answers).proto()
+        """The slowest of each stage, of parts that ran concurrently."""
+        return StageTimings.slowest(answer.timings for answer in self.answers).proto()
 
 
 class Workers(Protocol[M, Opt_contra, E]):
@@ -103,7 +103,7 @@ class Workers(Protocol[M, Opt_contra, E]):
     def partition(
         self, positions: Sequence[int], texts: Sequence[str], options: Opt_contra, model: M
     ) -> list[list[int]]:
-        """Cuts positions into parts, each worth a call of its own."""
+        """Splits positions into parts, one for each call."""
 
     async def compute(self, texts: Sequence[str], options: Opt_contra, deadline: float | None) -> Computed[E]:
         """One call to one worker. `options` are resolved. Raises Problem."""
@@ -111,7 +111,7 @@ class Workers(Protocol[M, Opt_contra, E]):
 
 @dataclass(frozen=True, slots=True)
 class _Call(Generic[M, Opt]):
-    """What a flight needs of the call that began it, which it may outlive. `positions`: key → index of its text."""
+    """What a flight needs of the call that started it, which it may outlive. `positions`: key → index of its text."""
 
     model: M
     texts: Sequence[str]
@@ -148,7 +148,7 @@ class CachedModel(Generic[M, Opt, E]):
             seen = {answer.model.fingerprint: answer.model for answer in answers}
             if set(seen) == {model.model.fingerprint}:
                 return Answers(model, answers)
-            # The workers have changed their model. What it computed is kept under its own fingerprint.
+            # The workers have changed their model. Its results are cached under its own fingerprint.
             other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
             serving = await pool.model_of(other, deadline)
             if fingerprint is None and len(seen) == 1:
@@ -158,7 +158,7 @@ class CachedModel(Generic[M, Opt, E]):
         raise UpstreamUnavailable(pool.what, "is changing its model")
 
     async def known(self, texts: Sequence[str], options: Opt, model: M) -> list[E | None]:
-        """What the caches have; no worker is asked."""
+        """The entries in the caches, None if there is none; no worker is called."""
         keys = self._keys(model.model.fingerprint, texts, options.resolved(model))
         entries = [self._cache.peek(key) for key in keys]
         absent = [position for position, entry in enumerate(entries) if entry is None]
@@ -167,7 +167,7 @@ class CachedModel(Generic[M, Opt, E]):
         return entries
 
     async def close(self) -> None:
-        """Ends what is in flight."""
+        """Cancels what is in flight."""
         await self._single_flight.close()
 
     async def _model(self, fingerprint: str | None, deadline: float | None) -> M:
@@ -183,7 +183,7 @@ class CachedModel(Generic[M, Opt, E]):
         return self._cache_keys.keys(self._workers.kind, fingerprint, options.identity(), texts)
 
     async def _answers(self, model: M, texts: Sequence[str], options: Opt, deadline: float | None) -> list[Answer[E]]:
-        """One answer for each text. What no cache has is computed, equal texts once."""
+        """One answer for each text. What no cache has is computed, once for equal texts."""
         keys = self._keys(model.model.fingerprint, texts, options)
         found: dict[bytes, Answer[E]] = {}
         positions: dict[bytes, int] = {}
@@ -199,12 +199,12 @@ class CachedModel(Generic[M, Opt, E]):
             call = _Call(model, texts, options, deadline, positions)
             timeout_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
             try:
-                flown = await self._single_flight.get(
+                computed = await self._single_flight.get(
                     [(options.priority, key) for key in positions], partial(self._resolve, call), timeout_s
                 )
             except TimeoutError:
                 raise DeadlineTooShort from None
-            found.update((key, answer) for (_, key), answer in flown.items())
+            found.update((key, answer) for (_, key), answer in computed.items())
         answers = [found[key] for key in keys]
         hits = sum(answer.hit for answer in answers)
         self._metrics.cache_used(self._workers.kind, hits, len(answers) - hits)
@@ -213,7 +213,7 @@ class CachedModel(Generic[M, Opt, E]):
     async def _resolve(
         self, call: _Call[M, Opt], wanted: Sequence[_FlightKey], resolve: Resolve[_FlightKey, Answer[E]]
     ) -> None:
-        """Resolves each key from Redis, or by the workers."""
+        """Resolves each key from Redis or from the workers."""
         keys = [key for _, key in wanted]
         began = time.perf_counter()
         with self._metrics.span(names.CACHE_LOOKUP, {names.KIND: self._workers.kind, names.ITEMS: len(keys)}) as span:
@@ -221,12 +221,12 @@ class CachedModel(Generic[M, Opt, E]):
             missing = [call.positions[key] for key, entry in zip(keys, entries, strict=True) if entry is None]
             span.set_attribute(names.CACHE_HITS_COUNT, len(keys) - len(missing))
             span.set_attribute(names.CACHE_MISSES_COUNT, len(missing))
-        cost = StageTimings(cache_ms=(time.perf_counter() - began) * 1e3)
+        timings = StageTimings(cache_ms=(time.perf_counter() - began) * 1e3)
         for key, entry in zip(wanted, entries, strict=True):
             if entry is not None:
-                resolve(key, Answer(call.model.model, entry, hit=True, cost=cost))
+                resolve(key, Answer(call.model.model, entry, hit=True, timings=timings))
         parts = self._workers.partition(missing, call.texts, call.options, call.model)
-        await for_each(parts, partial(self._compute, call, resolve, cost.cache_ms), _PARTS_AT_ONCE)
+        await for_each(parts, partial(self._compute, call, resolve, timings.cache_ms), _PARTS_AT_ONCE)
 
     async def _compute(
         self, call: _Call[M, Opt], resolve: Resolve[_FlightKey, Answer[E]], cache_ms: float, part: Sequence[int]
@@ -237,11 +237,11 @@ class CachedModel(Generic[M, Opt, E]):
         kept = wanted
         if computed.model.fingerprint != call.model.model.fingerprint:
             kept = self._keys(computed.model.fingerprint, texts, call.options)
-        cost = StageTimings.of(computed.timings, cache_ms)
+        timings = StageTimings.of(computed.timings, cache_ms)
         for key, kept_key, item in zip(wanted, kept, computed.items, strict=True):
             if isinstance(item, FailedItem):
-                answer: Answer[E] = Answer(computed.model, None, item, cost=cost)
+                answer: Answer[E] = Answer(computed.model, None, item, timings=timings)
             else:
                 self._cache.store(kept_key, item)
-                answer = Answer(computed.model, item, cost=cost)
+                answer = Answer(computed.model, item, timings=timings)
             resolve((call.options.priority, key), answer)

@@ -1,4 +1,4 @@
-"""Parts of one job side by side."""
+"""Concurrent parts of one job."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 async def for_each(parts: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int) -> None:
-    """Runs `work` for every part, at most `at_once` at a time. The first failure ends the others and is raised."""
+    """Runs `work` for every part, at most `at_once` at a time. The first failure cancels the others and is raised."""
     gate = asyncio.Semaphore(at_once)
 
     async def one(part: T) -> None:
@@ -29,7 +29,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def partition(positions: Sequence[int], texts: Sequence[str], max_items: int, max_bytes: int) -> list[list[int]]:
-    """Cuts positions into consecutive parts within both limits; a single longer text is a part of its own.
+    """Splits positions into consecutive parts within both limits; a text over the limit is a part of its own.
 
     Bytes are estimated by characters, which is close enough to share work evenly.
     """

@@ -1,4 +1,4 @@
-"""Texts to vectors: cached, computed once, spread over the embed workers."""
+"""Texts to vectors: cached, computed once, split over the embed workers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from services.api.vectors import F32, narrow
 from services.runtime.errors import Internal, NonFiniteResult, to_status
 from winnow.embed.v1 import embed_pb2
 
-# Bytes of a worker's answer: of each value; beside the values of a result (or of an error in its place); beside all.
+# Bytes of a worker's response: of a value; of a result besides its values, or of an error; of the rest.
 _VALUE_BYTES = 4
 _AROUND_RESULT = 512
 _AROUND_RESULTS = 4096
@@ -27,7 +27,7 @@ _AROUND_RESULTS = 4096
 
 @dataclass(frozen=True, slots=True)
 class SplitSettings:
-    """How large a call to one worker may be: items, bytes of text, and bytes of the answer."""
+    """Limits of one call to a worker: items, bytes of text, and bytes of the response."""
 
     max_items: int
     max_bytes: int
@@ -60,7 +60,7 @@ class EmbedWorkers:
         return Computed(response.model, [_item(result) for result in response.results], response.timings)
 
     def _fitting(self, model: embed_pb2.GetModelResponse) -> int:
-        """How many results surely fit into one message of the worker's, which must be one that is read here."""
+        """How many results are sure to fit into a response, by the limits of the worker and of this process."""
         room = min(model.limits.max_message_bytes, self._limits.max_answer_bytes) - _AROUND_RESULTS
         return max(1, room // (_VALUE_BYTES * model.dimensions + _AROUND_RESULT))
 
@@ -105,11 +105,11 @@ class Embedder:
     async def known(
         self, texts: Sequence[str], options: EmbedOptions, model: embed_pb2.GetModelResponse
     ) -> list[CachedVector | None]:
-        """The vectors that the caches have; no worker is asked."""
+        """The vectors in the caches, None if there is none; no worker is called."""
         return await self._cached.known(texts, options, model)
 
     async def close(self) -> None:
-        """Ends what is in flight."""
+        """Cancels what is in flight."""
         await self._cached.close()
 
 
@@ -123,7 +123,7 @@ def _item(result: embed_pb2.EmbedResult) -> CachedVector | FailedItem:
 
 
 def vectors(entries: Sequence[CachedVector], dimensions: int) -> F32:
-    """float32 [n, dimensions], unit rows. From the entries, whether they were cached or just computed."""
+    """float32 [n, dimensions], unit rows. All from the entries, cached or just computed, so that both are the same."""
     if not entries:
         return np.zeros((0, dimensions), np.float32)
     return narrow(np.stack([entry.row for entry in entries]), dimensions)

@@ -1,4 +1,4 @@
-"""Query and documents to scores: cached, computed once, spread over the rerank workers where that pays."""
+"""Query and documents to scores: cached, computed once, split over the rerank workers if that is worth it."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ from services.api.options import RerankOptions
 from services.runtime.errors import Internal
 from winnow.rerank.v1 import rerank_pb2
 
-# What every part of a split computes again: system prompt and template, in characters, beside instruction and query.
+# What every part computes again, in characters: system prompt and template, besides instruction and query.
 _TEMPLATE_CHARS = 300
-# A part is worth its own call when its documents are so many times what it computes again.
+# A part is worth a call if its documents are so many times what it computes again.
 _WORTH = 8
 
 
@@ -37,7 +37,7 @@ class RerankWorkers:
         options: RerankOptions,
         model: rerank_pb2.GetModelResponse,
     ) -> list[list[int]]:
-        """Parts that are many times larger than the prompt, which each of them computes again."""
+        """Parts that are many times larger than the prompt, which each part computes again."""
         again = _TEMPLATE_CHARS + len(options.instruction or "") + len(options.query)
         return partition(positions, texts, model.limits.max_items, max(self._split_bytes, _WORTH * again))
 
@@ -85,5 +85,5 @@ class Reranker:
         return Reranked(got.model, items, got.timings)
 
     async def close(self) -> None:
-        """Ends what is in flight."""
+        """Cancels what is in flight."""
         await self._cached.close()

@@ -1,1 +1,1 @@
-"""The client of Redis: connections, clusters, faults, URLs."""
+"""The Redis client: connections, clusters, faults, URLs."""

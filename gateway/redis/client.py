@@ -1,201 +1,79 @@
-"""One client for Redis: a single server or a cluster, with strict timeouts and no retry of what was not answered.
+"""The Redis client, for a single server or a cluster. Timeouts are strict; a command without a reply is not retried.
 
-Whoever calls decides what a failure means: the cache shrugs it off, the index degrades.
+The caller decides what a failure means: to the cache it is a miss, to a search a degradation.
 """
 
 import asyncio
-import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
 
 import redis.asyncio as aioredis
-from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import ConnectionPool, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    MovedError,
-    RedisClusterException,
-    RedisError,
-    TryAgainError,
-)
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.redis.faults import FaultLog
-from gateway.redis.node import PAUSE_S, SLOW_S, Batch, Command, Node, QueueTimeoutError
+from gateway.redis.node import Batch, Command, QueueTimeoutError
+from gateway.redis.topology import Topology, Unreachable
 
 __all__ = ["Command", "NotReplicatedError", "QueueTimeoutError", "RedisClient", "Unreachable"]
 
-# What a call can fail with for want of a server that answers. ResponseError, a refusal by a live server, is a
-# RedisError too: catch it first where the difference matters.
-Unreachable = (RedisError, OSError, asyncio.TimeoutError)
-
-# Replicas in step acknowledge within a round trip; WAIT must give up before the connection does.
+# Replicas without lag acknowledge within a round trip. WAIT must time out before the connection does.
 _WAIT_MS = 1000
-# Of one command from node to node while a cluster moves slots.
+# Maximum redirections of a command while a cluster moves slots.
 _REDIRECTS = 8
 _MOVING_S = 0.05
-# For what was sent and is not answered when the client is closed; nobody waits for it.
-_LAST_REPLIES_S = 1.0
-# The server is away, and another may have its slots.
+# The server is unreachable, and another one may have its slots.
 _AWAY = (aioredis.ConnectionError, RedisTimeoutError, ClusterDownError)
-_UNBOUNDED = 1 << 30  # redis-py raises at its own limit; ours waits
-
-log = logging.getLogger("winnow.redis")
 
 
 class NotReplicatedError(RedisError):
-    """A write has reached its master, but not as many replicas as were asked for."""
+    """A write has reached its master, but fewer replicas than required."""
 
 
 class RedisClient:
-    """Connects lazily, so a Redis that is down stops nobody from starting.
+    """Connects when it is first used, so that the gateway starts without Redis.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, with credentials; a cluster is recognised by asking it.
-            `redis+cluster://` and `rediss+cluster://` say so beforehand.
-        timeout_s: Longest wait for a connection, and for the answer to one command.
-        faults: Where it is said what is wrong with it.
-        connections: Most connections to one server. Calls beyond wait for their turn, as long as the server answers.
+        url: `redis://`, `rediss://` or `unix://`, with credentials. The server is asked whether it is a cluster;
+            `redis+cluster://` and `rediss+cluster://` declare it.
+        timeout_s: Maximum wait for a connection, and for the reply to one command.
+        faults: Logs what is wrong with a server.
+        connections: Maximum connections to one server. Further calls queue, for as long as the server replies.
     """
 
     def __init__(self, url: str, timeout_s: float, faults: FaultLog | None = None, connections: int = 64) -> None:
-        scheme = urlsplit(url).scheme
-        self._declared_cluster = scheme.endswith("+cluster")
-        self._url = url.replace("+cluster://", "://", 1)
+        self._topology = Topology(url, timeout_s, faults or FaultLog("redis", "its URL"), connections)
         self._timeout_s = timeout_s
-        self._faults = faults or FaultLog("redis", "its URL")
-        self._connections = connections
-        self._connected = False
-        self._cluster: RedisCluster | None = None
-        self._nodes: dict[str, Node] = {}  # by name; "" is the single server
-        self._attempt: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
-        self._failed_at = -PAUSE_S
-        self._looking: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
 
     async def connect(self) -> None:
-        """Connect, and find out whether this is a cluster. Raises one of `Unreachable`.
+        """Connects, and finds out whether this is a cluster. Raises one of `Unreachable`.
 
-        All who come during an attempt share it, and its failure.
+        Callers that come during an attempt share it, and its failure.
         """
-        if self._connected:
-            return
-        if self._attempt is None:
-            if self._failure is not None and asyncio.get_running_loop().time() < self._failed_at + PAUSE_S:
-                raise self._failure
-            self._attempt = asyncio.create_task(self._connect(), name="redis-connect")
-            began_at = asyncio.get_running_loop().time()
-            self._attempt.add_done_callback(lambda attempt: self._attempted(attempt, began_at))
-        attempt = self._attempt
-        await asyncio.wait({attempt})
-        if attempt.cancelled():
-            raise aioredis.ConnectionError("the client was closed")
-        attempt.result()
-
-    def _attempted(self, attempt: asyncio.Task[None], began_at: float) -> None:
-        self._attempt, now = None, asyncio.get_running_loop().time()
-        error = None if attempt.cancelled() else attempt.exception()
-        server = _address(parse_url(self._url))
-        if error is not None:
-            self._faults.failed(server, error)
-        elif not attempt.cancelled():
-            self._faults.worked(server)
-        self._failure, self._failed_at = (error if now > began_at + SLOW_S else None), now
-
-    async def _connect(self) -> None:
-        with _plain_errors():
-            async with asyncio.timeout(self._timeout_s):
-                if self._declared_cluster:
-                    await self._connect_cluster()
-                else:
-                    await self._connect_any()
-        self._connected = True
-
-    async def _connect_any(self) -> None:
-        node = self._node_at()
-        batch = Batch([("INFO", "cluster")])
-        try:
-            await node.send(batch)
-            clustered = _good(batch.results[0]).get("cluster_enabled")
-        except BaseException:
-            await node.close()
-            raise
-        if clustered:
-            await node.close()
-            await self._connect_cluster()
-        else:
-            self._nodes[""] = node
-
-    async def _connect_cluster(self) -> None:
-        # It keeps the map of slots; all commands but those for the map go over our own connections.
-        cluster = RedisCluster.from_url(
-            self._url,
-            protocol=2,
-            socket_timeout=self._timeout_s,
-            socket_connect_timeout=self._timeout_s,
-            max_connections=_UNBOUNDED,
-            require_full_coverage=False,
-            retry=Retry(NoBackoff(), 0),
-        )
-        try:
-            await cluster.initialize()
-        except BaseException:
-            await cluster.aclose()
-            raise
-        self._cluster = cluster
-
-    def _node_at(self, host: str | None = None, port: int | None = None) -> Node:
-        options: dict[str, Any] = {
-            **parse_url(self._url),
-            "protocol": 2,  # flat replies on every server version
-            "socket_timeout": self._timeout_s,
-            "socket_connect_timeout": self._timeout_s,
-            "max_connections": _UNBOUNDED,
-        }
-        if host is not None:
-            options |= {"host": host, "port": port}
-        pool = ConnectionPool(**options)
-        return Node(_address(options), pool, self._connections, _callbacks(pool), self._faults, self._run)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a round trip to its end, whatever becomes of its caller: cut off it would cost a connection."""
-        task = asyncio.create_task(work, name="redis")
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved: its caller may be gone
+        await self._topology.connect()
 
     async def command(self, *args: str | bytes | int | float) -> Any:
-        """One command; bytes in, bytes out. Raises ResponseError where the server refuses, or one of `Unreachable`."""
+        """Runs one command on bytes. Raises ResponseError if the server refuses it, or one of `Unreachable`."""
         [reply] = await self.commands([args])
         return _good(reply)
 
     async def commands(
         self, commands: Sequence[Command], replicas: int = 0, budget_s: float | None = None, at_once: int = 1
     ) -> list[Any]:
-        """Several commands, each on one key or one hash tag; not atomic.
+        """Runs several commands, each on one key or one hash tag; not atomic.
 
-        Gives a reply for each; where one failed, its exception stands in its place, so that a server that is down takes
-        nothing from the others: QueueTimeoutError where there was no turn in time, TimeoutError where there was no
-        answer. Raises one of `Unreachable` where there is no connection to anything.
+        Returns a reply for each. A command that failed has its exception in the place of its reply, so that a server
+        that is down does not affect the others: QueueTimeoutError if no connection was free in time, TimeoutError if
+        there was no reply. Raises one of `Unreachable` if no server can be reached.
 
         Args:
-            commands: Those for the same server travel together.
-            replicas: A write that not so many have acknowledged in time is NotReplicatedError.
-            budget_s: Longest wait in all, that for a turn included; None: as long as the caller waits.
-            at_once: Most pipelines that they make for one server, side by side. 1 keeps their order.
+            commands: Commands for the same server share a pipeline.
+            replicas: A write that fewer replicas acknowledge in time is NotReplicatedError.
+            budget_s: Maximum wait in total, the wait for a connection included; None: no limit.
+            at_once: Maximum concurrent pipelines to one server. 1 keeps the order of the commands.
         """
         replies: list[Any] = [RedisTimeoutError("not connected in time") for _ in commands]
         if commands:
@@ -205,7 +83,7 @@ class RedisClient:
         return replies
 
     async def _commands(self, commands: Sequence[Command], replicas: int, at_once: int, replies: list[Any]) -> None:
-        await self.connect()
+        await self._topology.connect()
         left: Sequence[int] = range(len(commands))
         for _ in range(_REDIRECTS):
             by_place: dict[_Place, list[int]] = defaultdict(list)
@@ -222,10 +100,10 @@ class RedisClient:
                 return
 
     def _place(self, command: Command, last: Any) -> "_Place":
-        """Where a command goes, after what came of it `last`."""
+        """The destination of a command, given its `last` reply."""
         if isinstance(last, AskError) and not isinstance(last, MovedError):
             return _Place(f"{last.host}:{last.port}", asking=True)
-        return _Place(self.master_of(_key(command)), asking=False)
+        return _Place(self._topology.master_of(_key(command)), asking=False)
 
     async def _ask(
         self,
@@ -235,20 +113,20 @@ class RedisClient:
         replicas: int,
         replies: list[Any],
     ) -> Sequence[int]:
-        """Puts the results of one pipeline at their positions of `replies`, also when it is cancelled.
+        """Writes the results of one pipeline to their positions in `replies`, also if it is cancelled.
 
-        Gives the positions that have to be asked again, elsewhere.
+        Returns the positions to send again, to another server.
         """
-        node = self._node(place.name)
+        node = self._topology.node(place.name)
         if node is None:
             for position in positions:
                 replies[position] = ClusterDownError("no server has the slot")
-            self._look_again(place.name)
+            self._topology.refresh(place.name)
             return ()
         sent = [commands[position] for position in positions]
         step = 2 if place.asking else 1
         batch = Batch(
-            # WAIT answers for the writes before it on its own connection.
+            # WAIT counts the writes before it on the same connection.
             [*chain.from_iterable((*[("ASKING",)] * (step - 1), command) for command in sent), *_wait(replicas)]
         )
         try:
@@ -258,67 +136,41 @@ class RedisClient:
             for position, result in zip(positions, results[step - 1 :: step], strict=False):
                 short = replicas and not isinstance(result, Exception) and not _reached(results[-1], replicas)
                 replies[position] = NotReplicatedError() if short else result
-        if self._cluster is None:
-            return ()
-        return await self._again(self._cluster, place, positions, commands, replies)
+        return await self._again(place, positions, commands, replies) if self._topology.clustered else ()
 
     async def _again(
         self,
-        cluster: RedisCluster,
         place: "_Place",
         positions: Sequence[int],
         commands: Sequence[Command],
         replies: Sequence[Any],
     ) -> Sequence[int]:
-        """The positions to be asked again; what a cluster's replies say about its slots is learnt."""
+        """The positions to send again. Updates the map of slots by what the replies say."""
         moved = {reply.slot_id: reply for reply in replies if isinstance(reply, MovedError)}
         for reply in moved.values():
-            with suppress(KeyError):  # a slot that nobody had
-                await cluster.nodes_manager.move_slot(reply)
+            await self._topology.moved(reply)
         again = [position for position in positions if isinstance(replies[position], AskError | TryAgainError)]
         if any(isinstance(replies[position], TryAgainError) for position in positions):
             await asyncio.sleep(_MOVING_S)
         failed = [position for position in positions if isinstance(replies[position], _AWAY)]
         if failed or moved:
-            look = self._look_again(place.name)
+            look = self._topology.refresh(place.name)
             if any(type(replies[position]) is aioredis.ConnectionError for position in failed):
-                # The server is gone. Where another has taken over already, it is asked.
+                # The server is gone. If another one has taken over already, the command is sent there.
                 await asyncio.wait({look}, timeout=self._timeout_s)
-                again += [position for position in failed if self.master_of(_key(commands[position])) != place.name]
+                again += [
+                    position for position in failed if self._topology.master_of(_key(commands[position])) != place.name
+                ]
         return again
 
-    def _look_again(self, lost: str) -> asyncio.Task[None]:
-        """Learns in the background which server has which slots, `lost` being asked last."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(lost), name="redis-slots")
-        return self._looking
-
-    async def _look(self, lost: str) -> None:
-        assert self._cluster is not None
-        try:
-            with _plain_errors():
-                await self._cluster.nodes_manager.initialize(last_failed_node_name=lost)
-        except Unreachable as error:
-            log.debug("the cluster's slots cannot be learnt: %s", type(error).__name__)
-        finally:
-            self._looking = None
-        for name in [name for name in self._nodes if self._cluster.get_node(node_name=name) is None]:
-            await self._nodes.pop(name).close()
-
-    def _node(self, name: str) -> Node | None:
-        if name not in self._nodes and name:
-            host, _, port = name.rpartition(":")
-            self._nodes[name] = self._node_at(host, int(port))
-        return self._nodes.get(name)
-
     async def get_many(self, keys: Sequence[bytes], budget_s: float | None = None) -> list[bytes | None]:
-        """The values of keys, None where absent. One MGET on a single server; a cluster wants one GET for each slot.
+        """The values of keys, None for a missing key. One MGET on a single server; on a cluster one GET for each key.
 
-        Raises one of `Unreachable` where no server gave its part in time; None stands in the place of a missing part.
+        A value that did not arrive in time is None; if none did, raises one of `Unreachable`.
         """
         if not keys:
             return []
-        if self._connected and self._cluster is None:
+        if self._topology.connected and not self._topology.clustered:
             [reply] = await self.commands([("MGET", *keys)], budget_s=budget_s)
             return cast(list[bytes | None], _good(reply))
         replies = await self.commands([("GET", key) for key in keys], budget_s=budget_s)
@@ -327,62 +179,29 @@ class RedisClient:
         return [reply if isinstance(reply, bytes) else None for reply in replies]
 
     @property
+    def in_flight(self) -> int:
+        """Number of round trips under way."""
+        return self._topology.in_flight
+
+    @property
     def masters(self) -> int:
         """Number of servers that hold data; 1 for a single server. Only after `connect`."""
-        return len(self._cluster.get_primaries()) if self._cluster else 1
+        return self._topology.masters
 
     def master_of(self, key: str | bytes) -> str:
-        """Name of the server that holds `key`, "" where none does. Only after `connect`."""
-        if self._cluster is None:
-            return ""
-        try:
-            node = self._cluster.get_node_from_key(cast(str, key))
-        except RedisClusterException:
-            return ""
-        return node.name if node else ""
+        """Name of the server that holds `key`; "" for a single server, or if none holds it. Only after `connect`."""
+        return self._topology.master_of(key)
 
     async def close(self) -> None:
-        """Close all connections, after a last short wait for what is under way."""
-        for task in (self._attempt, self._looking):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
-        if self._running:
-            await asyncio.wait(self._running, timeout=min(self._timeout_s, _LAST_REPLIES_S))
-        for task in set(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        for node in self._nodes.values():
-            await node.close()
-        if self._cluster is not None:
-            await self._cluster.aclose()
-        self._nodes, self._cluster, self._connected = {}, None, False
+        """Closes all connections, after a last short wait for the round trips under way."""
+        await self._topology.close()
 
 
 class _Place(NamedTuple):
-    """A server, and whether it is only just taking over the slot of the commands that go there."""
+    """A server, and whether it is importing the slot of the commands (ASK)."""
 
     name: str
     asking: bool
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """redis-py wraps what is wrong with a cluster into an exception that is no RedisError."""
-    try:
-        yield
-    except RedisClusterException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, RedisError | OSError):
-            cause = cause.__cause__ or cause.__context__
-        raise cause or ClusterDownError("the cluster cannot be reached") from error
-
-
-def _address(options: Mapping[str, Any]) -> str:
-    """Where a server is: HOST:PORT, or the path of its socket."""
-    if "path" in options:
-        return str(options["path"])
-    return f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
 def _good(reply: Any) -> Any:
@@ -400,17 +219,11 @@ def _reached(reply: Any, replicas: int) -> bool:
 
 
 def _parts(positions: Sequence[int], most: int) -> list[Sequence[int]]:
-    """At most so many parts, of equal size as far as may be."""
+    """At most so many parts, of about equal size."""
     return [part for start in range(min(most, len(positions))) if (part := positions[start::most])]
 
 
 def _key(command: Command) -> str | bytes:
-    """The first key of a command: scripts name theirs after text and count."""
+    """The first key of a command. EVAL has its keys after the script and their number."""
     key = command[3] if command[0] == "EVAL" else command[1]
     return key if isinstance(key, str | bytes) else str(key)
-
-
-def _callbacks(pool: ConnectionPool) -> dict[str, Any]:
-    """What redis-py makes of replies; but for those on vector sets, which its versions reshape differently."""
-    callbacks = aioredis.Redis(connection_pool=pool).response_callbacks
-    return {str(name): callback for name, callback in callbacks.items() if not str(name).startswith("V")}

@@ -1,7 +1,7 @@
-"""What is wrong with a Redis: a closed set of faults, by redis-py's classes, and one line in the log for each change.
+"""What is wrong with a Redis server: a closed set of faults, and one log line for each change.
 
-redis-py turns the code before a refusal ("OOM", "NOPERM") into a class and strips it off. Codes that it has no class
-for stay in the text. A refusal's text may quote what a caller sent, so it is never logged.
+redis-py turns the error code of a refusal ("OOM", "NOPERM") into an exception class and removes it from the text. Codes
+without a class stay in the text. The text of a refusal may quote what a caller sent, so it is never logged.
 """
 
 import logging
@@ -26,14 +26,14 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# A fault that comes and goes is told once in so long.
+# A fault that comes and goes is logged at most once in this time.
 _AGAIN_S = 10.0
 
 log = logging.getLogger("winnow.redis")
 
 
 class Fault(StrEnum):
-    """What is wrong. The value is the `error.type` of metrics: redis-py's class, or a name in its manner."""
+    """What is wrong. The value is the `error.type` of metrics: redis-py's class, or a name like one."""
 
     OUT_OF_MEMORY = "OutOfMemoryError"
     READ_ONLY = "ReadOnlyError"
@@ -71,7 +71,7 @@ _CLASSES: tuple[tuple[type[Exception], Fault], ...] = (
     (RedisTimeoutError, Fault.TIMEOUT),
     (TimeoutError, Fault.TIMEOUT),
 )
-# How a refusal begins that is a ResponseError, or a ConnectionError, like many others.
+# Beginnings of refusals that have no class of their own: they are a ResponseError or a ConnectionError.
 _TEXTS: tuple[tuple[str, Fault], ...] = (
     ("unknown command", Fault.UNKNOWN_COMMAND),
     ("ACL failure in script", Fault.NO_PERMISSION),
@@ -86,22 +86,22 @@ _TEXTS: tuple[tuple[str, Fault], ...] = (
     ("Cluster mode is not enabled", Fault.NO_CLUSTER),
 )
 
-# For the operator. `setting` is where the URL comes from, `command` what was refused.
-_TELL = {
-    Fault.OUT_OF_MEMORY: "is out of memory and refuses {command}: raise its maxmemory, or let go of data",
-    Fault.READ_ONLY: "is a read-only replica: {setting} must lead to the master",
-    Fault.AUTHENTICATION: "refuses user or password: check those in {setting}",
+# For the operator. `setting` is the variable with the URL, `command` the command that was refused.
+_DESCRIPTIONS = {
+    Fault.OUT_OF_MEMORY: "is out of memory and refuses {command}: raise its maxmemory, or delete data",
+    Fault.READ_ONLY: "is a read-only replica: {setting} must name the master",
+    Fault.AUTHENTICATION: "rejects the user or password: check {setting}",
     Fault.NO_PERMISSION: "does not let the user of {setting} run {command} on winnow's keys: grant it (ACL SETUSER)",
     Fault.PROTECTED: "is in protected mode: set a password, or bind it to the right address",
-    Fault.NO_DATABASE: "has no database of that number: check the path of {setting}",
+    Fault.NO_DATABASE: "has no database with that number: check the path of {setting}",
     Fault.LOADING: "is still loading its data",
     Fault.BUSY: "is busy with a script",
-    Fault.NOT_SAVED: "refuses {command}, since it cannot save to its disk: see its own log",
-    Fault.TOO_FEW_REPLICAS: "refuses {command}, since it has fewer replicas than min-replicas-to-write",
-    Fault.TOO_MANY_CLIENTS: "has no connection left: raise its maxclients",
-    Fault.CLUSTER_DOWN: "says that the cluster is down: some slots have no master",
+    Fault.NOT_SAVED: "refuses {command} because it cannot write to disk: see its log",
+    Fault.TOO_FEW_REPLICAS: "refuses {command} because it has fewer replicas than min-replicas-to-write",
+    Fault.TOO_MANY_CLIENTS: "has reached its maximum number of clients: raise its maxclients",
+    Fault.CLUSTER_DOWN: "reports that the cluster is down: some slots have no master",
     Fault.MASTER_DOWN: "is a replica without its master",
-    Fault.NO_CLUSTER: "is no cluster: write {setting} without +cluster",
+    Fault.NO_CLUSTER: "is not a cluster: remove +cluster from {setting}",
     Fault.UNKNOWN_COMMAND: "does not know {command}",
     Fault.REFUSED: "refuses {command}",
     Fault.TIMEOUT: "does not answer in time",
@@ -110,7 +110,7 @@ _TELL = {
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What an exception of redis-py means."""
+    """The fault behind an exception of redis-py."""
     for kind, fault in _CLASSES:
         if isinstance(error, kind):
             return fault
@@ -122,7 +122,7 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def is_filter_error(error: BaseException) -> bool:
-    """True where VSIM refuses its FILTER, which is the fault of whoever wrote it."""
+    """True if VSIM refuses its FILTER: the caller's mistake, not a fault of the server."""
     return type(error) is ResponseError and "FILTER" in str(error)
 
 
@@ -130,19 +130,19 @@ class FaultLog:
     """One line when a server begins to fail in some way, and one when it works again.
 
     Args:
-        what: What it is used for ("cache").
-        setting: Variable with its URL.
+        what: What the server is used for ("cache").
+        setting: The variable with its URL.
     """
 
     def __init__(self, what: str, setting: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._setting, self._clock = what, setting, clock
-        # By server and fault: the operations that fail so; none where it is of no single one.
+        # By server and fault: the operations that fail with it; empty if it concerns all operations.
         self._failing: dict[tuple[str, Fault], set[object]] = {}
-        self._told_at: dict[tuple[str, Fault], float] = {}
-        self._told: set[tuple[str, Fault]] = set()
+        self._logged_at: dict[tuple[str, Fault], float] = {}
+        self._logged: set[tuple[str, Fault]] = set()
 
     def failed(self, server: str, error: BaseException, command: tuple[Any, ...] = ()) -> None:
-        """`server` (HOST:PORT) has failed, or refused `command`."""
+        """Records that `server` (HOST:PORT) has failed, or refused `command`."""
         fault = fault_of(error)
         if fault is Fault.MOVING or is_filter_error(error):
             return
@@ -151,25 +151,25 @@ class FaultLog:
         if command:
             operations.add(_operation(command))
         now = self._clock()
-        if key in self._told or now < self._told_at.get(key, -_AGAIN_S) + _AGAIN_S:
+        if key in self._logged or now < self._logged_at.get(key, -_AGAIN_S) + _AGAIN_S:
             return
-        self._told.add(key)
-        self._told_at[key] = now
-        text = _TELL[fault].format(setting=self._setting, command=command[0] if command else "commands")
+        self._logged.add(key)
+        self._logged_at[key] = now
+        text = _DESCRIPTIONS[fault].format(setting=self._setting, command=command[0] if command else "commands")
         log.warning("%s: Redis at %s %s", self._what, server, text, extra={"fault": fault.value})
 
     def worked(self, server: str, command: tuple[Any, ...] = ()) -> None:
-        """`server` has carried out `command`, or let us in."""
+        """Records that `server` has run `command`, or accepted a connection."""
         if not self._failing:
             return
         for key, operations in list(self._failing.items()):
             if key[0] == server and (not operations or _operation(command) in operations):
                 del self._failing[key]
-                if key in self._told:
-                    self._told.discard(key)
+                if key in self._logged:
+                    self._logged.discard(key)
                     log.info("%s: Redis at %s works again (was: %s)", self._what, server, key[1].value)
 
 
 def _operation(command: tuple[Any, ...]) -> object:
-    """A script may be refused for what it does."""
+    """What a fault is recorded for: a command, or one script, since a refusal may depend on what the script does."""
     return command[:2] if command[:1] == ("EVAL",) else command[:1]

@@ -1,6 +1,6 @@
-"""One Redis server: a bounded number of connections, and a queue in front of them.
+"""One Redis server: a bounded number of connections, and a queue of calls for them.
 
-redis-py's pool raises when all its connections are in use. Here a caller waits for its turn, for as long as it can.
+redis-py's pool raises if all its connections are in use. Here a call waits for one, for as long as its caller does.
 """
 
 import asyncio
@@ -13,23 +13,24 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.redis.faults import FaultLog
+from gateway.redis.workarounds import transport_of
 
 Command = tuple[str | bytes | int | float, ...]
 Run = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
-# What takes longer to fail would hold up all who try one after the other.
+# A failure that takes longer is slow: calls that try one after the other would add up their waits.
 SLOW_S = 0.1
-# After a slow failure calls fail at once for so long: those that one request makes in a row, and those that come while
-# the ones before them fail, would otherwise wait for the same silence again.
+# For this long after a slow failure, calls fail at once. Otherwise the consecutive calls of one request, and calls that
+# arrive during the failure, would wait for the same silent server again.
 PAUSE_S = 1.0
 
 
 class QueueTimeoutError(RedisError):
-    """All connections were in use for as long as the call could wait: too much is asked at once of a live server."""
+    """No connection was free for as long as the call could wait: a live server has too many concurrent calls."""
 
 
 class Batch:
-    """Commands for one server, in one pipeline; the replies so far, and why there are no more."""
+    """Commands for one server, in one pipeline: the replies so far, and the reason if some are missing."""
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.commands = commands
@@ -38,7 +39,7 @@ class Batch:
 
     @property
     def results(self) -> list[Any]:
-        """For each command its reply, or an exception: a refusal, or why there is no reply."""
+        """For each command its reply, or an exception: a refusal, or the reason for a missing reply."""
         return self.replies + [self.missing] * (len(self.commands) - len(self.replies))
 
 
@@ -47,11 +48,11 @@ class Node:
 
     Args:
         name: Its address, for the log.
-        pool: Its connections; nobody else takes any.
-        connections: How many are used at once.
-        callbacks: What redis-py makes of some commands' replies, by command.
-        faults: Where it is said what is wrong with it.
-        run: Starts a task that lives on when its caller gives up: cut off in the middle it would cost a connection.
+        pool: Its connections; used by this node only.
+        connections: Maximum connections in use.
+        callbacks: Conversions of replies, by command.
+        faults: Logs what is wrong with the server.
+        run: Starts a task that goes on if its caller is cancelled: cut off, it would cost the connection.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class Node:
         self._failure: Exception | None = None
 
     async def send(self, batch: Batch) -> None:
-        """Sends a batch and takes its replies as they come. What goes wrong stands in its results.
+        """Sends a batch and reads its replies as they arrive. Errors are among its results.
 
-        Whoever waits for a connection while the server is silent fails together with those that have one.
+        Calls that wait for a connection while the server is silent fail together with the calls that have one.
         """
         loop = asyncio.get_running_loop()
         came_at = loop.time()
@@ -104,7 +105,7 @@ class Node:
             try:
                 await self._exchange(batch)
             except RedisConnectionError as error:
-                # The connection had died since its last use. A refusal (its subclasses) is not worth another attempt.
+                # The connection was closed since its last use. A refusal (a subclass) is not retried.
                 if type(error) is not RedisConnectionError or batch.replies or self._closed:
                     raise
                 await self._exchange(batch)
@@ -117,6 +118,7 @@ class Node:
     async def _exchange(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        transport = transport_of(connection)
         stale = True
         try:
             await connection.send_packed_command(connection.pack_commands(batch.commands))
@@ -132,15 +134,16 @@ class Node:
                     reply = callback(reply) if callback else reply
                 batch.replies.append(reply)
                 self._heard_at, self._failure = loop.time(), None
-            # A server that has become a replica: its name may lead to another by now.
+            # The server has become a replica: its name may resolve to another server now.
             stale = any(isinstance(reply, ReadOnlyError) for reply in batch.replies)
         finally:
-            # A round trip may outlive its node: nobody would ever close what it leaves in the pool.
+            # A round trip may outlive its node: a connection that it left in the pool would never be closed.
             if stale or self._closed:
                 await connection.disconnect(nowait=True)
+                transport.abort()
             await self._pool.release(connection)
 
     async def close(self) -> None:
-        """Close all connections; those that are in use with the end of their round trip at the latest."""
+        """Closes all connections; those in use at the end of their round trip at the latest."""
         self._closed = True
         await self._pool.disconnect()

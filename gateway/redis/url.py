@@ -1,6 +1,6 @@
-"""URLs of Redis as settings: what redis-py would refuse later, or take for something else, is refused at the start.
+"""Redis URLs as settings: what redis-py would refuse later, or misread, is refused at the start.
 
-redis-py's own parser reads them. Neither messages nor `str()` of a URL hold its credentials.
+redis-py's own parser reads them. Neither messages nor `str()` of a URL contain its credentials.
 """
 
 import re
@@ -11,7 +11,7 @@ from redis.asyncio.connection import Connection, parse_url
 
 _SCHEMES = ("redis", "redis+cluster", "rediss", "rediss+cluster", "unix")
 _MOST_DATABASES = 2**31 - 1
-# Options that this gateway sets by its own settings.
+# Options that the gateway sets by its own settings.
 _OURS = {
     "max_connections",
     "protocol",
@@ -25,15 +25,16 @@ _HOST = re.compile(r"[\w.:%-]*")
 _DATABASE = re.compile(r"/?[0-9]*")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ENCODE = (
-    'percent-encode what is special in user and password ("/" as %2F, "@" as %40, "#" as %23, "?" as %3F, "%" as %25)'
+    'percent-encode special characters in user and password ("/" as %2F, "@" as %40, "#" as %23, "?" as %3F, '
+    '"%" as %25)'
 )
 
 
 class RedisUrl:
-    """A URL that was understood. Like `SecretStr` it shows its credentials only when asked for."""
+    """A valid URL. Like `SecretStr`, it hides its credentials from `str()` and `repr()`."""
 
     def __init__(self, url: str) -> None:
-        """Raises ValueError, which says what is wrong without quoting the URL."""
+        """Raises ValueError, whose message does not quote the URL."""
         url = url.strip()
         self._url = url
         self._shown = _checked(url)
@@ -65,7 +66,7 @@ def _checked(url: str) -> str:
         parts, port = urlsplit(plain), urlsplit(plain).port
         options = dict(parse_url(plain))
     except ValueError:
-        raise ValueError(f"is no URL that redis-py can read: the port must be a number; {_ENCODE}") from None
+        raise ValueError(f"is not a valid URL: the port must be a number; {_ENCODE}") from None
     _check_parts(parts, port)
     _check_query(parts, options)
     _check_database(parts, options, clustered=scheme.lower().endswith("+cluster"))
@@ -76,36 +77,36 @@ def _check_parts(parts: SplitResult, port: int | None) -> None:
     if parts.fragment or "#" in parts.geturl():
         raise ValueError(f'has a "#": {_ENCODE}')
     if _BROKEN_ESCAPE.search(parts.netloc + parts.query) or re.search(r"\s", parts.geturl()):
-        raise ValueError(f'has white space, or a "%" that begins no escape: {_ENCODE}')
+        raise ValueError(f'has white space, or a "%" without two hex digits: {_ENCODE}')
     if port == 0:
         raise ValueError("has port 0")
     if not _HOST.fullmatch(parts.hostname or ""):
-        raise ValueError(f"has a host name that cannot be one; {_ENCODE}")
+        raise ValueError(f"has an invalid host name; {_ENCODE}")
     if parts.scheme == "unix" and (parts.hostname or not parts.path.strip("/")):
-        raise ValueError("must give the whole path of the socket, as in unix:///run/redis.sock")
+        raise ValueError("must have the full path of the socket, as in unix:///run/redis.sock")
 
 
 def _check_query(parts: SplitResult, options: dict[str, Any]) -> None:
     try:
         given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise ValueError(f'has something after "?" that is no name=value: {_ENCODE}') from None
+        raise ValueError(f'has an option after "?" that is not name=value: {_ENCODE}') from None
     names = [name for name, _ in given]
     if len(set(names)) < len(names) or any(not value for _, value in given):
-        raise ValueError('has an option after "?" that is there twice, or has no value')
+        raise ValueError('has an option after "?" that is repeated, or has no value')
     if "+" in parts.query:
-        raise ValueError('has a "+" after "?", which stands for a space: write %2B or %20')
+        raise ValueError('has a "+" after "?", which means a space: write %2B or %20')
     ours = sorted(_OURS.intersection(names))
     if ours:
         raise ValueError(f"has the option {ours[0]}, which the gateway sets itself: see GATEWAY_INDEX_TIMEOUT_MS")
     try:
         _connection(options)
-    except Exception:  # whatever redis-py makes of an option
-        raise ValueError('has an option after "?" that redis-py does not know, or a value that it refuses') from None
+    except Exception:  # redis-py raises various errors for a bad option
+        raise ValueError('has an unknown option after "?", or an invalid value of one') from None
 
 
 def _connection(options: dict[str, Any]) -> Connection:
-    """redis-py looks at most options only here; nothing is connected."""
+    """Makes a connection object, in which redis-py checks most options; nothing is connected."""
     kind = options.get("connection_class", Connection)
     made: Connection = kind(**{name: value for name, value in options.items() if name != "connection_class"})
     return made
@@ -114,13 +115,13 @@ def _connection(options: dict[str, Any]) -> Connection:
 def _check_database(parts: SplitResult, options: dict[str, Any], clustered: bool) -> None:
     if parts.scheme != "unix":
         if not _DATABASE.fullmatch(parts.path):
-            raise ValueError(f"has a path that is no number of a database; {_ENCODE}")
+            raise ValueError(f"has a path that is not the number of a database; {_ENCODE}")
         if parts.path.strip("/") and int(parts.path.strip("/")) != options["db"]:
-            raise ValueError("names two databases, in its path and as db")
+            raise ValueError("names two different databases, in its path and as db")
     if not 0 <= options.get("db", 0) <= _MOST_DATABASES:
-        raise ValueError("has a database whose number is out of range")
+        raise ValueError("has a database number that is out of range")
     if clustered and options.get("db", 0):
-        raise ValueError("has a database other than 0, and a cluster has no other")
+        raise ValueError("has a database other than 0, but a cluster has only that one")
 
 
 def _shown(scheme: str, parts: SplitResult) -> str:

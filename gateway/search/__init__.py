@@ -1,1 +1,1 @@
-"""Search: its types, its stages, how their time is divided, and how candidates are ordered."""
+"""Search: its types, its stages, how time is divided between them, and how candidates are ordered."""

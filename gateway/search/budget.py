@@ -1,4 +1,4 @@
-"""How the time of a search is shared out, and measured."""
+"""How the time of a search is divided and measured."""
 
 import asyncio
 import time
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BudgetSettings:
-    """How the time of a search is shared out.
+    """How the time of a search is divided.
 
-    `embed_share` and `retrieve_share` are the largest part that the stage may take of what is left when it begins.
-    `timeout_s` is the deadline of a search that came without one.
+    `embed_share` and `retrieve_share`: the maximum share for the stage, of the time that is left when it begins.
+    `timeout_s`: the deadline of a search that has none.
     """
 
     timeout_s: float
@@ -19,14 +19,14 @@ class BudgetSettings:
 
 
 class Budget:
-    """The time of one search, shared out."""
+    """The time of one search, divided between its stages."""
 
     def __init__(self, deadline: float | None, settings: BudgetSettings) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         now = self._loop.time()
         end = now + settings.timeout_s if deadline is None else deadline
-        # The way back: the answer must be written before the caller gives up.
+        # Reserve time to send the response before the deadline of the caller.
         self._end = end - min(0.25, max(0.01, 0.05 * (end - now)))
 
     def _left(self) -> float:
@@ -41,16 +41,16 @@ class Budget:
         return self._settings.retrieve_share * self._left()
 
     def rerank(self) -> float:
-        """Deadline of the rerank stage: all that is left."""
+        """Deadline of the rerank stage: all the time that is left."""
         return self._end
 
 
-class Timer:
-    """Milliseconds of a block."""
+class Stopwatch:
+    """Measures the milliseconds of a block."""
 
     ms = 0.0
 
-    def __enter__(self) -> "Timer":
+    def __enter__(self) -> "Stopwatch":
         self._began = time.perf_counter()
         return self
 

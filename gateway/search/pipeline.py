@@ -1,4 +1,4 @@
-"""Search: embed → retrieve → rerank → cut, within one deadline, and the best that is left when a stage fails."""
+"""Search: embed → retrieve → rerank → cut, within one deadline; if a stage fails, with the best that is left."""
 
 import asyncio
 import math
@@ -13,23 +13,23 @@ from gateway.errors import as_problem
 from gateway.index.documents import Document
 from gateway.index.errors import no_redis, wrong_model
 from gateway.index.index import Index
-from gateway.index.store import Found, Read
 from gateway.models.cached_model import WrongModelError
 from gateway.models.embedder import Embedder, vectors
 from gateway.models.reranker import Reranker
-from gateway.search.budget import Budget, BudgetSettings, Timer
+from gateway.search.budget import Budget, BudgetSettings, Stopwatch
+from gateway.search.degradation import items_failed, shards_missing, stage_failed
 from gateway.search.scoring import cut, nearest, rescored
-from gateway.search.types import Candidate, Degradation, FirstStage, Policy, SearchJob, SearchResult, SecondStage, Stage
+from gateway.search.types import Candidate, FirstStage, Policy, SearchJob, SearchResult, SecondStage, Stage
 from gateway.telemetry import GatewayMetrics
 from services.api.backend import Embedded, EmbeddedText, FailedItem, ScoredDocument, embed_usage, rerank_usage
 from services.api.options import EmbedOptions, RerankOptions
 from services.api.vectors import F32
-from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem, UpstreamUnavailable
+from services.runtime.errors import Problem, UpstreamUnavailable
 from services.runtime.telemetry import names
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
 
-# During a rollout query and documents may be embedded by different models: how often both are tried again.
+# During a rollout, query and documents may be embedded by different models: maximum attempts for both.
 _ATTEMPTS = 3
 MOST_CANDIDATES = 4000
 
@@ -37,8 +37,8 @@ MOST_CANDIDATES = 4000
 class Pipeline:
     """Runs searches. `retrieval_weight`: the blend if a request names none; None: what the rerank model recommends.
 
-    `oversample` > 1: so many times the candidates are taken from the index, and re-scored exactly if their whole
-    vectors are cached. `index` is None if the gateway has no Redis for collections.
+    `oversample` > 1: so many times the candidates are read from the index, and re-scored exactly if their full vectors
+    are cached. `index` is None if the gateway has no Redis for collections.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Pipeline:
         self._metrics = metrics
 
     async def search(self, job: SearchJob, deadline: float | None) -> SearchResult:
-        """The hits of a search. `deadline` is of the loop's clock. Raises Problem if no answer is possible."""
+        """Runs a search. `deadline`: a time of the event loop's clock. Raises Problem if no answer is possible."""
         began = time.perf_counter()
         budget = Budget(deadline, self._budget)
         if job.collection is not None:
@@ -78,8 +78,8 @@ class Pipeline:
             top_n=job.top_n,
         )
         result = SearchResult(hits, first, second, (time.perf_counter() - began) * 1e3)
-        for fell_short in result.degradations:
-            self._metrics.degraded(fell_short.stage.value, fell_short.reason)
+        for degradation in result.degradations:
+            self._metrics.degraded(names.DegradedStage(degradation.stage.value), degradation.reason)
         return result
 
     async def _from_collection(self, job: SearchJob, name: str, budget: Budget) -> FirstStage:
@@ -87,7 +87,7 @@ class Pipeline:
             raise no_redis()
         collection = await self._index.catalogue.resolve(name)
         filter_ = await self._index.catalogue.filter("collection.filter", job.filter) if job.filter else None
-        with Timer() as embedding, self._stage(names.EMBEDDINGS):
+        with Stopwatch() as embedding, self._stage(names.EMBEDDINGS):
             try:
                 embedded = await self._embedder.embed(
                     [job.query], _query_options(job), budget.embed(), fingerprint=collection.model.fingerprint
@@ -95,27 +95,27 @@ class Pipeline:
             except WrongModelError as error:
                 raise wrong_model(collection, error.serving) from None
             vector = _row(embedded, collection.dimensions)
-        with Timer() as retrieving, self._stage(names.RETRIEVAL):
+        with Stopwatch() as retrieving, self._stage(names.RETRIEVAL):
             with self._metrics.span(names.INDEX_SEARCH, {names.TOP_K: job.candidates}) as span:
                 wanted = min(MOST_CANDIDATES, math.ceil(job.candidates * self._oversample))
                 found = await self._index.store.search(
                     collection, vector, wanted, filter_, "collection.filter", budget.retrieve_s()
                 )
-                span.set_attribute(names.ITEMS, len(found.candidates))
+                span.set_attribute(names.ITEMS, len(found.neighbours))
             read = await self._index.store.read(
                 collection,
-                [candidate.id for candidate in found.candidates],
+                [candidate.id for candidate in found.neighbours],
                 text=job.text or job.policy is not Policy.SKIP or self._oversample > 1,
                 metadata=job.metadata,
                 budget_s=budget.retrieve_s(),
             )
         # A document may have been removed since its vector was found.
-        near = [(read.documents[one.id], one.cosine) for one in found.candidates if one.id in read.documents]
+        near = [(read.documents[one.id], one.cosine) for one in found.neighbours if one.id in read.documents]
         if self._oversample > 1:
             near = await self._rescored(near, _row(embedded, embedded.model.dimensions), embedded.model)
         return FirstStage(
             _candidates(near[: job.candidates]),
-            _shortfalls(len(collection.tags), found, read),
+            shards_missing(len(collection.shards), found, read),
             embedded.model.model,
             embed_usage(embedded.items),
             embedding.ms,
@@ -125,14 +125,14 @@ class Pipeline:
     async def _rescored(
         self, near: Sequence[tuple[Document, float]], query: F32, model: embed_pb2.GetModelResponse
     ) -> list[tuple[Document, float]]:
-        """Exact cosines in the place of the index's, for documents whose whole vector is cached; best first."""
+        """Replaces the cosines of the index by exact ones, for documents whose full vector is cached; best first."""
         known = await self._embedder.known([document.text for document, _ in near], EmbedOptions(), model)
         places = [place for place, entry in enumerate(known) if entry is not None]
         rows = vectors([entry for entry in known if entry is not None], model.dimensions)
         return rescored(near, {places[row]: cosine for row, cosine in nearest(rows, query, len(places))})
 
     async def _from_documents(self, job: SearchJob, budget: Budget) -> FirstStage:
-        with Timer() as embedding, self._stage(names.EMBEDDINGS):
+        with Stopwatch() as embedding, self._stage(names.EMBEDDINGS):
             try:
                 asked, answered = await self._embed_both(job, budget.embed())
                 native = asked.model.dimensions
@@ -140,10 +140,10 @@ class Pipeline:
             except Problem as problem:
                 if job.policy is Policy.SKIP or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise
-                # The second stage can do without the first: it reranks everything that was sent along.
+                # The second stage does not need the first: it reranks all documents of the request.
                 everything = _candidates([(document, 0.0) for document in job.documents])
-                return FirstStage(everything, [_degradation(Stage.EMBED, problem)])
-        with Timer() as retrieving, self._stage(names.RETRIEVAL):
+                return FirstStage(everything, [stage_failed(Stage.EMBED, problem)])
+        with Stopwatch() as retrieving, self._stage(names.RETRIEVAL):
             embedded = [
                 document
                 for document, item in zip(job.documents, answered.items, strict=True)
@@ -151,10 +151,10 @@ class Pipeline:
             ]
             found = nearest(answered.rows(native), query, job.candidates)
         missing = len(job.documents) - len(embedded)
-        message = f"{missing} documents could not be embedded; they are missing."
+        message = f"{missing} documents could not be embedded. They are missing."
         return FirstStage(
             _candidates([(embedded[row], cosine) for row, cosine in found]),
-            [Degradation(Stage.EMBED, "EMBED_PARTIAL", message)] if missing else [],
+            [items_failed(Stage.EMBED, message)] if missing else [],
             asked.model.model,
             embed_usage([*asked.items, *answered.items]),
             embedding.ms,
@@ -162,7 +162,7 @@ class Pipeline:
         )
 
     async def _embed_both(self, job: SearchJob, deadline: float) -> tuple[Embedded, Embedded]:
-        """Query and documents, side by side, by one model."""
+        """Embeds query and documents concurrently, by one model."""
         texts, options = [document.text for document in job.documents], EmbedOptions(priority=job.priority)
         for _ in range(_ATTEMPTS):
             asked, answered = await asyncio.gather(
@@ -174,10 +174,10 @@ class Pipeline:
         raise UpstreamUnavailable("embed worker", "is changing its model")
 
     async def _rerank(self, job: SearchJob, first: FirstStage, budget: Budget) -> SecondStage:
-        """The scores of the candidates; if the stage fails and may, none."""
+        """The scores of the candidates; none if the stage fails and is not required."""
         documents = [candidate.document.text for candidate in first.candidates]
         options = RerankOptions(job.query, job.instruction, priority=job.priority)
-        with Timer() as timer:
+        with Stopwatch() as timer:
             try:
                 with self._stage(names.RERANK):
                     reranked = await self._reranker.rerank(documents, options, budget.rerank())
@@ -189,21 +189,21 @@ class Pipeline:
                 if job.policy is Policy.REQUIRED or unranked or problem.code is grpc.StatusCode.INVALID_ARGUMENT:
                     raise
                 reranked = None
-                degradations = [_degradation(Stage.RERANK, problem)]
+                degradations = [stage_failed(Stage.RERANK, problem)]
         if reranked is None:
             return SecondStage([None] * len(documents), degradations=degradations, rerank_ms=timer.ms)
-        message = f"{len(failed)} of {len(documents)} candidates have no rerank score; they come last."
+        message = f"{len(failed)} of {len(documents)} candidates have no rerank score. They come last."
         return SecondStage(
             [item if isinstance(item, ScoredDocument) else None for item in reranked.items],
             self._weight(job, reranked.model) if first.model is not None else 0.0,
-            [Degradation(Stage.RERANK, "RERANK_PARTIAL", message)] if failed else [],
+            [items_failed(Stage.RERANK, message)] if failed else [],
             reranked.model.model,
             rerank_usage(reranked.items),
             timer.ms,
         )
 
     def _weight(self, job: SearchJob, model: rerank_pb2.GetModelResponse) -> float:
-        """The first stage's share: what the request says, else the setting, else what the rerank model recommends."""
+        """The weight of the first stage: that of the request, the setting, or the rerank model's recommendation."""
         if job.retrieval_weight is not None:
             return job.retrieval_weight
         if self._retrieval_weight is not None:
@@ -219,7 +219,7 @@ def _query_options(job: SearchJob) -> EmbedOptions:
 
 
 def _row(embedded: Embedded, dimensions: int) -> F32:
-    """The query's vector, or its error raised: without it there is no first stage."""
+    """The vector of the query. Raises its error: without the query there is no first stage."""
     item = embedded.items[0]
     if isinstance(item, FailedItem):
         raise as_problem(item.error)
@@ -227,33 +227,5 @@ def _row(embedded: Embedded, dimensions: int) -> F32:
     return row
 
 
-def _degradation(stage: Stage, problem: Problem) -> Degradation:
-    match problem:
-        case DeadlineTooShort():
-            what, message = "DEADLINE", "There was not enough time."
-        case PoolSaturated() | DeviceMemory():
-            what, message = "OVERLOADED", problem.message
-        case _:
-            what, message = "UNAVAILABLE", problem.message
-    return Degradation(stage, f"{stage.name}_{what}", message)
-
-
 def _candidates(near: Sequence[tuple[Document, float]]) -> list[Candidate]:
     return [Candidate(document, cosine, rank) for rank, (document, cosine) in enumerate(near, 1)]
-
-
-def _shortfalls(shards: int, found: Found, read: Read) -> list[Degradation]:
-    """What was missing in the answers of the index."""
-    shortfalls = []
-    if missing := max(found.missing_shards, read.missing_shards):
-        reason, what = "SHARD_UNAVAILABLE", "did not answer"
-        if found.overloaded:
-            reason, what = "RETRIEVE_OVERLOADED", "could not be asked in time, since too much is asked at once"
-        message = f"{missing} of {shards} shards {what}; their documents are missing here."
-        shortfalls.append(Degradation(Stage.RETRIEVE, reason, message))
-    if lost := max(found.incomplete_shards, int(read.damaged)):
-        message = (
-            f"{lost} of {shards} shards have lost documents or parts of them. Upsert the collection's documents again."
-        )
-        shortfalls.append(Degradation(Stage.RETRIEVE, "SHARD_INCOMPLETE", message))
-    return shortfalls

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def nearest(rows: F32, query: F32, count: int) -> list[tuple[int, float]]:
-    """The `count` rows nearest to the query as (row, cosine), best first; equal ones in their order.
+    """The `count` rows nearest to the query as (row, cosine), best first; ties in their order.
 
     rows: float32 `[n, dimensions]`, query: `[dimensions]`, all of unit length.
     """
@@ -24,7 +24,7 @@ def nearest(rows: F32, query: F32, count: int) -> list[tuple[int, float]]:
 
 
 def rescored(near: Sequence[tuple[T, float]], exact: Mapping[int, float]) -> list[tuple[T, float]]:
-    """Puts exact cosines, by position, in the place of estimated ones; best first, equal ones in their order."""
+    """Replaces estimated cosines by exact ones, by position; best first, ties in their order."""
     better = [(item, exact.get(place, cosine)) for place, (item, cosine) in enumerate(near)]
     return sorted(better, key=lambda pair: -pair[1])
 

@@ -1,4 +1,4 @@
-"""A search, what it found, and how it came about."""
+"""A search and its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from enum import Enum
 
 from gateway.index.documents import Document
 from services.api.backend import ScoredDocument
+from services.runtime.telemetry.names import DegradedReason
 from winnow.common.v1 import common_pb2
 
 
 class Stage(Enum):
-    """A part of a search."""
+    """A stage of a search."""
 
     EMBED = "embed"
     RETRIEVE = "retrieve"
@@ -18,7 +19,7 @@ class Stage(Enum):
 
 
 class Policy(Enum):
-    """What to do about the rerank stage."""
+    """Whether the rerank stage runs, and may fail."""
 
     BEST_EFFORT = "best_effort"
     REQUIRED = "required"
@@ -27,7 +28,7 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SearchJob:
-    """A search with every default resolved but the models'. Either `collection` or `documents`."""
+    """A search with all defaults resolved, except those of the models. Either `collection` or `documents`."""
 
     query: str
     collection: str | None
@@ -46,10 +47,10 @@ class SearchJob:
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """A stage that fell short."""
+    """A stage that failed in whole or in part."""
 
     stage: Stage
-    reason: str
+    reason: DegradedReason
     message: str
 
 
@@ -64,7 +65,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document of the answer."""
+    """A document of the result."""
 
     candidate: Candidate
     score: float
@@ -73,7 +74,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class FirstStage:
-    """Candidates, best first. `model` is None if nothing was embedded: then their order says nothing."""
+    """Candidates, best first. `model` is None if nothing was embedded: then their order has no meaning."""
 
     candidates: Sequence[Candidate]
     degradations: Sequence[Degradation] = ()
@@ -85,7 +86,7 @@ class FirstStage:
 
 @dataclass(frozen=True, slots=True)
 class SecondStage:
-    """A score for each candidate, None for those without. `retrieval_weight`: the first stage's share of the blend."""
+    """A score for each candidate, or None. `retrieval_weight`: the weight of the first stage in the blend."""
 
     scores: Sequence[ScoredDocument | None]
     retrieval_weight: float = 1.0
@@ -97,7 +98,7 @@ class SecondStage:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The hits, best first, and how they came about."""
+    """The hits, best first, and the stages that they came from."""
 
     hits: Sequence[Hit]
     first: FirstStage

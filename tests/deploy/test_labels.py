@@ -29,7 +29,7 @@ METHODS = frozenset(
     for method in service.methods
 )
 # The lists that `names` leaves to others.
-ELSEWHERE = {names.RPC_METHOD: METHODS, names.ERROR_TYPE: frozenset({*Fault, *names.CacheFault, names.OTHER})}
+ELSEWHERE = {names.RPC_METHOD: METHODS, names.ERROR_TYPE: frozenset({*Fault, *names.CacheFault})}
 COMPONENTS = ("prometheus", "otlp", "tls", "redis-cluster", "gateway-api")
 
 

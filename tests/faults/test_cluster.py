@@ -82,7 +82,7 @@ async def test_collections_are_spread_over_the_masters_and_work(cluster):
         assert made.shards == 9
         collection = await gateway.gateway._index.catalogue.resolve("docs")
         client = gateway.gateway._index_client
-        assert set(Counter(client.master_of(tag) for tag in collection.tags).values()) == {3}
+        assert set(Counter(client.master_of(tag) for tag in collection.shards).values()) == {3}
         outcomes = {result.outcome for result in await gateway.upsert("docs", *documents(0, 200))}
         assert outcomes == {pb.UPSERT_OUTCOME_CREATED}
         found = await search(gateway, ".n >= 190", candidates=50, top_n=50)
@@ -183,7 +183,7 @@ async def test_without_replicas_in_step_nothing_is_acknowledged(own_cluster):
     async with running(own_cluster.url, index_replicas=1, stream_retry_seconds=0.5) as gateway:
         await create(gateway, shards=1)
         collection = await gateway.gateway._index.catalogue.resolve("docs")
-        at = gateway.gateway._index_client.master_of(collection.tags[0])
+        at = gateway.gateway._index_client.master_of(collection.shards[0])
         number = next(n for n, node in enumerate(own_cluster.nodes[:3]) if at.endswith(f":{node.port}"))
         own_cluster.nodes[3 + number].pause()
         try:

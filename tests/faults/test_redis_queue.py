@@ -1,6 +1,9 @@
 """More at once than there are connections to Redis: calls wait for their turn, and a Redis that is idle fails none."""
 
 import asyncio
+import os
+import socket
+import stat
 from itertools import count
 
 import grpc
@@ -90,7 +93,7 @@ async def test_the_wait_for_a_turn_is_bounded_by_the_callers_time():
         try:
             await client.connect()
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
-            await until(lambda: client._running)
+            await until(lambda: client.in_flight)
             [reply] = await client.commands([("PING", "x")], budget_s=0.05)
             assert isinstance(reply, QueueTimeoutError)
             assert await slow is None
@@ -105,7 +108,7 @@ async def test_what_waited_in_vain_is_not_sent():
         try:
             await client.connect()
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "0.3"))
-            await until(lambda: client._running)
+            await until(lambda: client.in_flight)
             waiting = asyncio.create_task(client.command("SET", "k", "v"))
             await asyncio.sleep(0)
             waiting.cancel()
@@ -123,7 +126,7 @@ async def test_an_overloaded_index_is_not_an_absent_one():
             built_with = ModelRef("model", "", "fingerprint")
             collection = await Catalogue(client).create("docs", built_with, 4, Quantization.INT8, 2)
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
-            await until(lambda: client._running)
+            await until(lambda: client.in_flight)
             with pytest.raises(Problem) as raised:
                 await store.search(collection, np.ones(4, np.float32), 1, "", "filter", 0.05)
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -144,8 +147,39 @@ async def test_a_connection_that_comes_too_late_is_closed():
             try:
                 with pytest.raises(Unreachable):
                     await client.connect()
-                await until(lambda: not client._running)
+                await until(lambda: not client.in_flight)
                 with redis.client() as own:
                     await until(lambda: own.info("clients")["connected_clients"] == 1)
             finally:
                 await client.close()
+
+
+def connections_to(port: int) -> int:
+    """How many sockets of this process are connected to a port."""
+    count = 0
+    for number in map(int, os.listdir("/dev/fd")):
+        try:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(number)) as one:
+                count += one.family != socket.AF_UNIX and one.getpeername()[1] == port
+        except OSError:  # not connected, or closed meanwhile
+            continue
+    return count
+
+
+async def test_a_redis_that_reads_nothing_holds_no_connection():
+    """What it does not read stays in the buffer of a connection that was given up: it is dropped, not kept for ever."""
+    with redis_server() as redis:
+        client = RedisClient(redis.url, 0.3)
+        try:
+            await client.connect()
+            assert connections_to(redis.port) == 1
+            redis.pause()
+            with pytest.raises(Unreachable):
+                await client.command("SET", "k", bytes(64 << 20))
+            await until(lambda: not client.in_flight)
+            await until(lambda: connections_to(redis.port) == 0)
+        finally:
+            redis.resume()
+            await client.close()

@@ -79,9 +79,9 @@ async def test_a_read_only_replica(lines):
         async with running(index_url=replica.url, stream_retry_seconds=0) as gateway:
             error = await failure(gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert "takes no writes" in error.details()
+            assert "accepts no writes" in error.details()
             assert len(lines()) == 1
-            assert "GATEWAY_INDEX_URL must lead to the master" in lines()[0]
+            assert "GATEWAY_INDEX_URL must name the master" in lines()[0]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
@@ -95,7 +95,7 @@ async def test_a_wrong_password_is_said_at_the_start_by_the_name_of_its_setting(
             error = await failure(gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert told(error).reason == "UPSTREAM_UNAVAILABLE"
-            assert "gateway in" in error.details()
+            assert "rejects this gateway" in error.details()
             assert SECRET not in "".join(lines()) + error.details()
 
 
@@ -120,7 +120,7 @@ async def test_missing_rights_within_a_script(lines):
         async with running(index_url=url, stream_retry_seconds=0) as gateway:
             [result] = await upsert(gateway, 0)
             assert result.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
-            assert "does not let this gateway" in result.error.message
+            assert "does not permit this gateway" in result.error.message
             assert "hset" not in result.error.message.lower()
             assert len(lines()) == 1
             assert "GATEWAY_INDEX_URL run EVAL" in lines()[0]

@@ -174,7 +174,7 @@ async def test_a_collection_with_a_name_is_never_swept(redis8):
         await gateway.upsert("docs", pb.Document(id="x", text="text"))
         collection = await gateway.gateway._index.catalogue.resolve("docs")
         with redis8.client() as client:
-            entry = json.dumps({"tags": collection.tags, "after": 1})
+            entry = json.dumps({"tags": collection.shards, "after": 1})
             client.hset("winnow:i:{catalogue}:trash", collection.uid, entry)
             await create(gateway, "other")
             assert not client.hgetall("winnow:i:{catalogue}:trash")

@@ -10,8 +10,9 @@ import pytest
 
 from gateway.index.catalogue import Catalogue
 from gateway.index.collection import Collection, ModelRef, Quantization
+from gateway.index.commands import Known, Write
 from gateway.index.documents import Digest, Document
-from gateway.index.store import Known, Store, StoreSettings, Write
+from gateway.index.store import Store, StoreSettings
 from gateway.redis.client import RedisClient
 from services.api.vectors import narrow
 
@@ -67,9 +68,9 @@ async def test_scores_are_cosines(redis8, quantization, most):
             await index.write(Document(str(number), "text"), narrow(np.float32([row]), DIMENSIONS)[0])
         found = await index.store.search(index.collection, np.float32(query), 200, None, "", 60.0)
     assert found.incomplete_shards == 0
-    errors = np.array([one.cosine - np.cos(angles[int(one.id)]) for one in found.candidates])
+    errors = np.array([one.cosine - np.cos(angles[int(one.id)]) for one in found.neighbours])
     assert len(errors) == 200
-    near = np.array([angles[int(one.id)] < np.pi / 2 for one in found.candidates])
+    near = np.array([angles[int(one.id)] < np.pi / 2 for one in found.neighbours])
     for half in (errors[near], errors[~near]):  # 1 - 2 * hamming / dimensions is 0.14 off here, to either side
         assert abs(half.mean()) < 0.02
     assert np.abs(errors).mean() < most / 2

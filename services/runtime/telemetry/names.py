@@ -86,7 +86,7 @@ class DegradedStage(StrEnum):
 
 
 class DegradedReason(StrEnum):
-    """Why it did, as the answer's field `degraded` says it."""
+    """Why it did, as `degradations` of the answer names it."""
 
     EMBED_PARTIAL = "EMBED_PARTIAL"
     EMBED_DEADLINE = "EMBED_DEADLINE"
@@ -121,15 +121,6 @@ class CacheFault(StrEnum):
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "QueueTimeoutError"
     INVALID_VALUE = "invalid_value"
-
-
-OTHER = "_OTHER"
-"""In the place of a value that is on no list, as in OpenTelemetry's conventions: labels stay few."""
-
-
-def listed(values: type[StrEnum], value: str) -> str:
-    """The value if it is one of the list, else `OTHER`."""
-    return value if value in values.__members__.values() else OTHER
 
 
 # Label → its values; None: a list that is kept elsewhere, such as the methods of the contract.
@@ -187,5 +178,5 @@ SHED = Instrument(
 )  # fmt: skip
 DEGRADED_ANSWERS = Instrument(
     "winnow_degraded", "{answer}", "Answers that fell short, by stage and reason",
-    labels={STAGE: frozenset(DegradedStage) | {OTHER}, SHED_REASON: frozenset(DegradedReason) | {OTHER}},
+    labels={STAGE: frozenset(DegradedStage), SHED_REASON: frozenset(DegradedReason)},
 )  # fmt: skip

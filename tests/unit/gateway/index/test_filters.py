@@ -149,9 +149,9 @@ def test_attributes_have_nothing_to_decode(document):
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ('.k == "x', "does not end"),
-        (".k == 'x", "does not end"),
-        (".k == \"x'", "does not end"),
+        ('.k == "x', "unterminated string"),
+        (".k == 'x", "unterminated string"),
+        (".k == \"x'", "unterminated string"),
         ('.k == "\\q"', "write \\\\ for a backslash"),
         ('.k == "\\u12"', "unknown escape"),
         (".a.b == 1", '.["a.b"]'),
