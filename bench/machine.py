@@ -1,4 +1,4 @@
-"""What a figure was taken on, and with what."""
+"""The environment of a run: machine, versions and commit."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "gr
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name, as reported by the system."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -22,12 +22,12 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:
-    """Bytes that a process could still take; on systems that do not say, no limit worth the name."""
+    """Bytes of memory that a process can still allocate. A very large number if the system does not report it."""
     try:
         match = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
@@ -43,7 +43,7 @@ def accelerator() -> str | None:
 
 
 def commit() -> str:
-    """The commit that is checked out; `-dirty` where tracked files other than results differ from it."""
+    """The current commit, with `-dirty` if tracked files other than results differ from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -56,7 +56,7 @@ def commit() -> str:
 
 
 def facts(device: str = "cpu") -> dict[str, object]:
-    """Everything a reader needs to judge a figure. `load` is the one-minute load average when the run began."""
+    """The information needed to interpret a figure. `load` is the one-minute load average at the start."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "processor": processor(),
