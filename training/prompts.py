@@ -1,4 +1,4 @@
-"""The prompts of Qwen3-Embedding and Qwen3-Reranker, letter for letter (their model cards)."""
+"""The exact prompts of Qwen3-Embedding and Qwen3-Reranker, from their model cards."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ RERANK_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 def embed_query(query: str, task: str | None = TASK) -> str:
-    """A query as the embedder sees it; documents are embedded raw. No space follows ``Query:``."""
+    """The prompt of a query for the embedder. There is no space after `Query:`. Documents have no prompt."""
     return query if task is None else f"Instruct: {task}\nQuery:{query}"
 
 
 def rerank_head(query: str, task: str = TASK) -> str:
-    """The part of the reranker's body that all documents of a request share."""
+    """The part of the reranker's prompt that is common to all documents of a request."""
     return f"<Instruct>: {task}\n<Query>: {query}\n<Document>:"
