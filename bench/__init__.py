@@ -1,1 +1,1 @@
-"""Every published figure, one command each: `python -m bench --help`."""
+"""Benchmarks: one command for each published figure. See `python -m bench --help`."""

@@ -1,27 +1,27 @@
-"""`python -m bench COMMAND [--json] …`: see `python -m bench --help` and each command's own `--help`."""
+"""`python -m bench COMMAND [--json] …`: see `python -m bench --help` and the `--help` of each command."""
 
 import argparse
 import importlib
 import sys
 
 # Each is a module of this package with `add_arguments(parser)` and `run(arguments) -> exit status`. A command is
-# imported only when asked for, so that `verify-models` needs nothing but what a worker needs.
+# imported only when it runs, so that `verify-models` needs only the dependencies of a worker.
 COMMANDS = {
-    "embed": "tokens per second beside the model card's recipe, sentence-transformers and infinity",
-    "rerank": "pairs per second beside the model card's recipe and sentence-transformers",
+    "embed": "tokens per second, compared with the model card's recipe, sentence-transformers and infinity",
+    "rerank": "pairs per second, compared with the model card's recipe and sentence-transformers",
     "engine": "latency of one short query in the engine",
-    "gateway": "request rate of a warm cache beside a bare gRPC echo server",
+    "gateway": "request rate of a warm cache, compared with a bare gRPC echo server",
     "index": "recall, latency and memory of the index as a collection grows",
     "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",
-    "autoscale": "a day of traffic against the manifests' own autoscalers",
-    "verify-models": "the real 0.6B pair against the numbers on their model cards",
+    "autoscale": "a simulated day of traffic with the autoscalers of the manifests",
+    "verify-models": "results of the real 0.6B pair, compared with the numbers in their model cards",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Runs a command and returns its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Winnow beside its peers.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Compares Winnow with other software.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parsers = {name: commands.add_parser(name, help=help, description=help) for name, help in COMMANDS.items()}
     chosen = next((word for word in words if word in COMMANDS), None)

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices of a model's shapes: no engine can be faster than its products alone."""
+"""Measures the matrix products of a model on this machine. They are an upper bound for the speed of any engine."""
 
 import json
 import time
@@ -44,24 +44,24 @@ def linear_flops(config: ModelConfig, tokens: int, ends: int) -> float:
 
 
 def attention_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
-    """Of causal attention over texts of these lengths, nothing shared: 4 x width for every (query, key) pair."""
+    """FLOPs of causal attention over texts of these lengths, with nothing shared: 4 x width per (query, key) pair."""
     pairs = sum(length * (length + 1) / 2 for length in lengths)
     return 4.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * pairs
 
 
 class Ceiling(Protocol):
-    """Work that no engine can do faster; calling it does `flops` of it, `rows` tokens at a time."""
+    """The upper bound. A call does `flops` of work, `rows` tokens at a time."""
 
     name: str
     rows: int
     flops: float
 
     def __call__(self) -> None:
-        """Do the work and wait for its end."""
+        """Does the work and waits for its end."""
 
 
 class Products:
-    """The products of a few layers, alone. In the number format and step size that are fastest here."""
+    """Only the products of a few layers, in the number format and step size that are fastest on this machine."""
 
     name = "gemm"
 
@@ -122,12 +122,12 @@ class Products:
 
 
 def ceiling(config: ModelConfig, device: str) -> Ceiling:
-    """On a CPU the products of the model's own shapes, on CUDA one large product."""
+    """On a CPU, products with the model's shapes; on CUDA, one large product."""
     return Products(config, device) if device == "cpu" else LargeProduct()
 
 
 class LargeProduct:
-    """A large square bf16 product: the matrix rate that a CUDA card really gives."""
+    """A large square bf16 product: the matrix rate that a CUDA card achieves in practice."""
 
     name = "roofline"
 

@@ -1,8 +1,8 @@
-"""Folders that every subject can load: same weights, same tokenizer.
+"""Creates model folders that all subjects can load, with the same weights and the same tokenizer.
 
-A *shape* such as `0.6b` gets random weights from a fixed seed, written once to `.cache/bench`: speed does not depend on
-the values. A folder or hub id is used as it is; where it lacks sentence-transformers' files, a folder of links beside
-them is made.
+A *shape* such as `0.6b` gets random weights from a fixed seed, which are written once to `.cache/bench`: speed does not
+depend on the values. A folder or hub id is used unchanged. If it lacks the files of sentence-transformers, a folder
+with these files and links to the others is created.
 """
 
 import argparse
@@ -57,12 +57,12 @@ _06B: dict[str, Any] = {
 }
 SHAPES: dict[str, dict[str, Any]] = {
     "0.6b": _06B,
-    # For tests of the benches themselves.
+    # For tests of the benchmarks.
     "tiny": _06B
     | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "num_key_value_heads": 2},
 }
-# The reranker's prompt as the chat template that sentence-transformers asks for.
+# The reranker's prompt as a chat template, as sentence-transformers requires.
 _CHAT_TEMPLATE = (
     "{%- set ns = namespace(query='', document='', task='" + DEFAULT_INSTRUCTION + "') -%}"
     "{%- for message in messages -%}"
@@ -76,12 +76,12 @@ _CHAT_TEMPLATE = (
 
 
 class ModelMissingError(Exception):
-    """No such model here; the message says what to do."""
+    """The model does not exist on this machine. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which model to measure: a shape, `nano`, a folder or a hub id."""
+    """The model to measure: a shape, `nano`, a folder or a hub id."""
 
     model: str
     layers: int | None = None
@@ -90,17 +90,17 @@ class Choice:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a command is told its model."""
+    """Adds the options for the model."""
     parser.add_argument(
         "--model", default="0.6b", help="0.6b (random weights), 0.6b-4layers, nano, a folder or a hub id (default 0.6b)"
     )
-    parser.add_argument("--layers", type=int, help="of a random model: fewer layers for a quick look")
-    parser.add_argument("--tokenizer", type=Path, help="of a random model: a folder with tokenizer.json (default nano)")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where random models are kept (default .cache/bench)")
+    parser.add_argument("--layers", type=int, help="number of layers of a random model, for a quick run")
+    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json for a random model (default nano)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for random models (default .cache/bench)")
 
 
 def choice(arguments: argparse.Namespace) -> Choice:
-    """What the arguments of `add_arguments` say."""
+    """The model in the options of `add_arguments`."""
     name, _, suffix = str(arguments.model).partition("-")
     layers = arguments.layers
     if name in SHAPES and suffix.endswith("layers") and suffix.removesuffix("layers").isdigit():
@@ -109,7 +109,7 @@ def choice(arguments: argparse.Namespace) -> Choice:
 
 
 def prepare(chosen: Choice, role: Role) -> Path:
-    """A folder with the checkpoint and what sentence-transformers needs beside it. Raises ModelMissingError."""
+    """A folder with the checkpoint and the files of sentence-transformers. Raises ModelMissingError."""
     if chosen.model in SHAPES:
         return _random(chosen, role)
     if chosen.model == "nano":
@@ -119,7 +119,7 @@ def prepare(chosen: Choice, role: Role) -> Path:
     else:
         folder = _download(chosen.model)
     if not (folder / "config.json").is_file():
-        raise ModelMissingError(f"{folder}: there is no checkpoint here")
+        raise ModelMissingError(f"{folder} contains no checkpoint")
     return folder if (folder / "modules.json").is_file() else _linked(folder, role, chosen.cache)
 
 
@@ -151,7 +151,7 @@ def _random(chosen: Choice, role: Role) -> Path:
 
 
 def _weights(config: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a tied Qwen3, bf16, as transformers initialises it: normal(0, 0.02), norms 1."""
+    """All tensors of a tied Qwen3 in bf16, initialised as in transformers: normal(0, 0.02), norms 1."""
     random = torch.Generator().manual_seed(_SEED)
     width, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     query, key = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -193,7 +193,7 @@ def _tokenizer(file: Path, role: Role) -> Tokenizer:
 
 
 def _linked(folder: Path, role: Role, cache: Path) -> Path:
-    """Links to all files of `folder`, and sentence-transformers' files beside them."""
+    """A folder with links to all files of `folder`, and the files of sentence-transformers."""
     view = cache / f"{folder.name}-{role}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     shutil.rmtree(view, ignore_errors=True)
     view.mkdir(parents=True)
@@ -205,7 +205,7 @@ def _linked(folder: Path, role: Role, cache: Path) -> Path:
 
 
 def _complete(folder: Path, role: Role, tokenizer: Tokenizer) -> None:
-    """Adds what transformers and sentence-transformers read beside a bare checkpoint."""
+    """Adds the files that transformers and sentence-transformers read in addition to the checkpoint."""
     _write(
         folder / "tokenizer_config.json",
         {
@@ -243,7 +243,7 @@ def _complete(folder: Path, role: Role, tokenizer: Tokenizer) -> None:
         _write(folder / "1_LogitScore" / "config.json", ids)
         _write(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder"})
         _replace(folder / "chat_template.jinja", _CHAT_TEMPLATE)
-    # Last: its presence says that the folder is complete.
+    # Written last: its presence marks the folder as complete.
     _write(folder / "modules.json", modules)
 
 

@@ -1,4 +1,4 @@
-"""What the throughput benches share: their options, the check of the subjects' numbers, the timed rounds."""
+"""Common parts of the throughput benchmarks: options, comparison of results, timed rounds."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Distance = Callable[[Numbers, Numbers], float]
 
 
 class Subject(Protocol):
-    """What a row is about."""
+    """The subject and case of a row."""
 
     name: str
     batch_size: int
@@ -28,23 +28,23 @@ class Subject(Protocol):
 
 @runtime_checkable
 class Measured(Protocol):
-    """A subject that counts what it computes."""
+    """A subject that counts the tokens that it computes."""
 
     computed: Computed
 
 
 class DisagreementError(Exception):
-    """A subject computes something else: its speed means nothing."""
+    """A subject computes different results, so its speed is not comparable."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, cases: Sequence[str], subjects: Sequence[str]) -> None:
-    """Options of a throughput bench."""
+    """Options of a throughput benchmark."""
     checkpoints.add_arguments(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--cases", type=_among(cases), default=list(cases), help=f"of {', '.join(cases)}")
     parser.add_argument("--subjects", type=_among(subjects), default=list(subjects), help=f"of {', '.join(subjects)}")
-    parser.add_argument("--batch-sizes", type=_sizes, default=[8, 16, 32], help="of peers that ask for one (8,16,32)")
-    parser.add_argument("--batch-tokens", type=int, default=0, help="winnow's step size (default: the engine's own)")
+    parser.add_argument("--batch-sizes", type=_sizes, default=[8, 16, 32], help="of peers that need one (8,16,32)")
+    parser.add_argument("--batch-tokens", type=int, default=0, help="winnow's step size (default: the engine's)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5; publish no fewer)")
     report.add_arguments(parser)
 
@@ -59,8 +59,8 @@ def device_of(arguments: argparse.Namespace) -> str:
 
 
 def settle() -> None:
-    """Gives the subjects in this process as many threads as the engine takes in its own, and keeps the peers' progress
-    bars and advice out of the output."""
+    """Gives the subjects in this process as many threads as the engine uses, and disables the peers' progress bars and
+    hints."""
     import logging
     import warnings
 
@@ -77,14 +77,14 @@ def settle() -> None:
 
 
 def computed_by(subjects: Sequence[object]) -> Computed | None:
-    """What winnow computes, where it is among the subjects."""
+    """Winnow's counter of computed tokens, if winnow is one of the subjects."""
     return next((subject.computed for subject in subjects if isinstance(subject, Measured)), None)
 
 
 def check(
     outputs: Sequence[tuple[Subject, Numbers]], distance: Callable[[Numbers, Numbers], float], most: float
 ) -> None:
-    """Raises DisagreementError where a subject's numbers differ from the first's by more than `most`."""
+    """Raises DisagreementError if a subject's results differ from those of the first by more than `most`."""
     _, expected = outputs[0]
     for subject, numbers in outputs[1:]:
         if not (found := distance(numbers, expected)) <= most:
@@ -95,7 +95,7 @@ def check(
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One case: what each subject runs, and how much of it a run is."""
+    """One case: the work of each subject, and the number of units per run."""
 
     bench: str
     case: str
@@ -107,9 +107,9 @@ class Measurement:
 
 
 def timed_rows(what: Measurement, repeats: int, output: Report) -> list[Row]:
-    """Time all subjects in turn, and the ceiling in the same rounds.
+    """Times all subjects in turn, and the upper bound in the same rounds.
 
-    The ceiling's row, `gemm` or `roofline`, says how many units a second winnow's FLOPs alone would allow.
+    The row of the upper bound, `gemm` or `roofline`, is the number of units per second that winnow's FLOPs would allow.
     """
     keyed: dict[str, Run] = {f"{subject.name} {subject.batch_size}": run for subject, run in what.runs}
     if what.ceiling:

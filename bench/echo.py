@@ -1,6 +1,6 @@
-"""`python -m bench.echo FILE`: a bare grpc.aio server that answers every call with the bytes of a file.
+"""`python -m bench.echo FILE`: a bare grpc.aio server that responds to every call with the bytes of a file.
 
-The least that a gRPC server in Python can do, and so the yardstick for a server that answers from its cache.
+This is the minimum work of a gRPC server in Python, and so the reference for a server that responds from its cache.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class _Echo(grpc.GenericRpcHandler):
         self._handler: Handler = grpc.unary_unary_rpc_method_handler(handle)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
-        """The one method."""
+        """The only method."""
         return self._handler if handler_call_details.method == METHOD else None
 
 

@@ -21,7 +21,7 @@ from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUER
 
 SUBJECTS = ("winnow", "recipe", "sentence-transformers", "infinity")
 _RECIPE_BATCH_ON_CUDA = 64  # a padded batch of everything would not fit
-# Greatest 1 - cosine between two subjects' vectors of a text.
+# Maximum of 1 - cosine between two subjects' vectors of a text.
 _TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
 
 
@@ -35,7 +35,7 @@ class Case:
 
 
 CASES: dict[str, Case] = {
-    # 8 to 32 tokens of the caller's text; the query prompt comes on top.
+    # 8 to 32 tokens of the caller's text, plus the query prompt.
     "short": Case(
         lambda writer, n, count: [writer.of_tokens(int(k), count) for k in writer.uniform(n, 8, 32)],
         {"cpu": 48, "cuda": 2048},
@@ -63,11 +63,11 @@ CASES: dict[str, Case] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench embed`."""
     compare.add_arguments(parser, list(CASES), SUBJECTS)
-    parser.add_argument("--texts", type=int, help="how many texts a case has (default: by case and device)")
+    parser.add_argument("--texts", type=int, help="number of texts per case (default: by case and device)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure every case, print the table."""
+    """Measures every case and prints the table."""
     device = compare.device_of(arguments)
     output = Report(arguments, "embed", device)
     try:
@@ -89,7 +89,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
 
         def work(lengths: list[int]) -> float:
             assert computed
-            # On a CPU the ceiling is of products with weights; on CUDA the roofline counts attention too.
+            # On a CPU the upper bound covers products with weights only; on CUDA it includes attention.
             attention = attention_flops(config, lengths) if device == "cuda" else 0.0
             return linear_flops(config, computed.tokens, computed.texts) + attention
 
@@ -119,7 +119,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
 def _subjects(
     arguments: argparse.Namespace, folder: Path, device: str, output: Report
 ) -> tuple[list[Embedder], Callable[[], None]]:
-    """Winnow first. It and infinity have processes of their own, the others share this one."""
+    """The subjects, winnow first. Winnow and infinity run in their own processes, the others in this one."""
     from bench.subjects.winnow import WinnowEmbedder
 
     compare.settle()
@@ -159,13 +159,13 @@ def _subjects(
 
 
 def _lengths(tokenizer: Tokenizer, texts: Sequence[str], *, queries: bool) -> list[int]:
-    """Tokens of each text as every subject is asked to compute it: prompt and end token included."""
+    """Tokens of each text that every subject has to compute, including prompt and end token."""
     head = EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) if queries else ""
     return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast([head + text for text in texts])]
 
 
 def _check(subjects: Sequence[Embedder], texts: Sequence[str], lengths: list[int], queries: bool, device: str) -> None:
-    """All subjects on the shortest, the middle and the longest text; also warms them up."""
+    """Compares all subjects on the shortest, a medium and the longest text. Also warms them up."""
     order = sorted(range(len(texts)), key=lengths.__getitem__)
     sample = [texts[order[0]], texts[order[len(order) // 2]], texts[order[-1]]]
     outputs = [(subject, subject.embed(sample, queries=queries)) for subject in subjects]

@@ -1,4 +1,4 @@
-"""Latency of one short query in the engine, with nothing else to do, and beside bulk work."""
+"""Latency of one short query in the engine, on its own and together with bulk work."""
 
 import argparse
 import asyncio
@@ -31,16 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoints.add_arguments(parser)
     parser.set_defaults(model="nano")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--calls", type=int, default=200, help="queries of a round, one after the other (default 200)")
+    parser.add_argument("--calls", type=int, default=200, help="queries per round, one after the other (default 200)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument(
-        "--bulk-tokens", type=int, default=0, help="measure also beside bulk requests of texts of so many tokens"
+        "--bulk-tokens", type=int, default=0, help="also measure during bulk requests with texts of this many tokens"
     )
     report.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table."""
+    """Measures and prints the table."""
     device = compare.device_of(arguments)
     output = Report(arguments, "engine", device)
     try:
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Milliseconds by round: of queries alone, of queries beside bulk work, of one bulk text alone."""
+    """Milliseconds by round: of queries alone, of queries during bulk work, of one bulk text alone."""
 
     idle: list[list[float]]
     beside: list[list[float]]
@@ -93,7 +93,7 @@ async def _measure(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[s
 
 
 async def _beside(engine: EmbedEngine, queries: Sequence[str], bulk: Sequence[str]) -> list[float]:
-    """Milliseconds of queries, one after the other, while one bulk request follows the other."""
+    """Milliseconds of queries, one after the other, during a series of bulk requests."""
 
     async def flood() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""A warm cache through the gateway beside a bare grpc.aio server that returns the same bytes."""
+"""Compares cached results through the gateway with a bare grpc.aio server that returns the same bytes."""
 
 import argparse
 import asyncio
@@ -33,17 +33,17 @@ Method = Callable[..., Awaitable[bytes]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench gateway`."""
-    parser.add_argument("--texts", type=int, default=100, help="of a request (default 100)")
+    parser.add_argument("--texts", type=int, default=100, help="texts per request (default 100)")
     parser.add_argument("--concurrency", type=int, default=8, help="calls in flight (default 8)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each timed round (default 3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each timed round (default 3)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5; publish no fewer)")
-    parser.add_argument("--redis-only", action="store_true", help="a private stack whose gateway keeps no vectors")
+    parser.add_argument("--redis-only", action="store_true", help="disable the gateway's local cache (private stack)")
     services.add_arguments(parser)
     report.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the stack and the echo server, measure both in turn, print the table."""
+    """Starts the stack and the echo server, measures both in turn and prints the table."""
     output = Report(arguments, "gateway")
     settings = {"GATEWAY_CACHE_LOCAL_BYTES": "0"} if arguments.redis_only else {}
     try:
@@ -113,7 +113,7 @@ async def _rounds(
 
 
 async def _load(method: Method, request: bytes, concurrency: int, seconds: float) -> tuple[float, list[float]]:
-    """Calls a second, and each call's seconds. The client neither builds nor reads messages: both cost it alike."""
+    """Calls per second, and seconds of each call. The client does not build or parse messages, to be equally fast."""
     taken: list[float] = []
     start = time.perf_counter()
 
@@ -132,7 +132,7 @@ def _method(channel: grpc.aio.Channel, name: str) -> Method:
 
 
 async def _cached_answer(embed: Method, request: bytes) -> bytes:
-    """What the gateway answers once every text is cached; writing to Redis happens behind the answer."""
+    """The gateway's response after all texts are cached. Writing to Redis happens in the background."""
     missed = 0
     for _ in range(_WARM_UP_CALLS):
         answer = await embed(request, timeout=_CALL_SECONDS)

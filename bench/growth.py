@@ -1,4 +1,4 @@
-"""A plot of `bench index`: what a search takes, and what a document weighs, as a collection grows."""
+"""A plot of `bench index`: search time and memory per document as a collection grows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from bench.report import Row
 
 
 def plot(file: Path, rows: Sequence[Row]) -> None:
-    """Writes the picture. The broken line is logarithmic growth, drawn through the first and the second size."""
+    """Writes the plot. The dashed line is logarithmic growth through the first and the second size."""
     figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(8, 7), layout="constrained")
     for unit, style in (("ms p50", "o-"), ("ms p99", "^-")):
         above.plot(*_growth(rows, unit), style, label=unit.removeprefix("ms "))

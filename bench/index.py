@@ -1,7 +1,7 @@
-"""The index stage as a collection grows: recall against exact search, latency, time of a write, memory per vector.
+"""Measures the index as a collection grows: recall relative to exact search, latency, write time, memory per vector.
 
-Through the gateway's own store, over a private Redis 8; vectors of 256 dimensions with the structure of embeddings (a
-few dozen directions carry most of the variance), made up, so that any size can be had.
+It uses the gateway's store with a private Redis 8. The vectors have 256 dimensions and are random, with the structure
+of embeddings (a few dozen directions have most of the variance), so that a collection can have any size.
 """
 
 import argparse
@@ -37,9 +37,9 @@ _BUDGET_S = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench index`."""
     parser.add_argument("--sizes", default="1000,10000,100000", help="collection sizes (default 1000,10000,100000)")
-    parser.add_argument("--dimensions", type=int, default=256, help="width of the vectors (default 256)")
-    parser.add_argument("--shards", type=int, default=1, help="of the collection (default 1)")
-    parser.add_argument("--queries", type=int, default=200, help="of each size (default 200)")
+    parser.add_argument("--dimensions", type=int, default=256, help="dimensions of the vectors (default 256)")
+    parser.add_argument("--shards", type=int, default=1, help="shards of the collection (default 1)")
+    parser.add_argument("--queries", type=int, default=200, help="queries per size (default 200)")
     parser.add_argument(
         "--quantization", default="INT8", choices=[kind.name for kind in Quantization], help="default INT8"
     )
@@ -48,10 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Grow one collection, measure at each size, print the table."""
+    """Grows a collection, measures at each size and prints the table."""
     server = find_redis_server()
     if server is None:
-        print(f"bench index: no Redis of version {NEEDED} or later here", file=sys.stderr)
+        print(f"bench index: Redis {NEEDED} or later is not installed", file=sys.stderr)
         return 1
     output = Report(arguments, "index")
     with tempfile.TemporaryDirectory() as directory:
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Vectors:
-    """Unit rows whose variance lies mostly in a few directions."""
+    """Random unit vectors with most of the variance in a few directions."""
 
     def __init__(self, dimensions: int) -> None:
         self._random = np.random.default_rng(7)
@@ -117,7 +117,7 @@ async def _measure(arguments: argparse.Namespace, url: str, output: Report) -> l
 
 
 async def _fill(store: Store, made: Collection, new: F32, first: int, output: Report) -> list[float]:
-    """Writes in groups; milliseconds a document of each group."""
+    """Writes in groups. Returns the milliseconds per document of each group."""
     took: list[float] = []
     with output.progress() as progress:
         task = progress.add_task("documents", total=len(new))

@@ -1,4 +1,4 @@
-"""Times several subjects side by side, so that whatever else the machine does falls on all of them alike."""
+"""Times several subjects in turn, so that other load on the machine affects all of them equally."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,9 +8,9 @@ Run = Callable[[], object]
 
 
 def interleave(runs: Mapping[str, Run], repeats: int, on_run: Callable[[str], None]) -> dict[str, list[float]]:
-    """Seconds of each run: A B C, then B C A, then C A B, … `repeats` rounds in all.
+    """Seconds of each run, in the order A B C, then B C A, then C A B, …, for `repeats` rounds.
 
-    The order turns so that no subject always comes after the same neighbour. `on_run` hears who is next.
+    The order rotates so that a subject does not always start a round. `on_run` is called with the next subject.
     """
     names = list(runs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -25,5 +25,5 @@ def interleave(runs: Mapping[str, Run], repeats: int, on_run: Callable[[str], No
 
 
 def rate(work: float, seconds: list[float]) -> tuple[float, tuple[float, float]]:
-    """`work` per second: the median, and (least, greatest)."""
+    """`work` per second: the median, and (minimum, maximum)."""
     return work / median(seconds), (work / max(seconds), work / min(seconds))

@@ -1,4 +1,4 @@
-"""What a figure was taken on, and with what."""
+"""The environment of a run: machine, versions and commit."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "gr
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name, as reported by the system."""
     try:
         match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -31,7 +31,7 @@ def accelerator() -> str | None:
 
 
 def commit() -> str:
-    """The commit that is checked out; `-dirty` where tracked files other than results differ from it."""
+    """The current commit, with `-dirty` if tracked files other than results differ from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def facts(device: str = "cpu") -> dict[str, object]:
-    """Everything a reader needs to judge a figure. `load` is the one-minute load average when the run began."""
+    """The information needed to interpret a figure. `load` is the one-minute load average at the start."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "processor": processor(),

@@ -1,7 +1,7 @@
-"""Ranking quality on a test set, through the running services: BM25, the first stage at several widths, reranking.
+"""Ranking quality on a test set, with running services: BM25, the first stage at several widths, reranking.
 
-The test set is a file of JSON lines {"query": …, "doc": …}; each row's document is right for its query, and every other
-row's is a distractor.
+The test set is a file of JSON lines {"query": …, "doc": …}. The document of a row is relevant for the query of this row
+only.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class QuestionSet:
 
     @classmethod
     def read(cls, file: Path, queries: int | None) -> "QuestionSet":
-        """All documents, and all queries or that many of them, evenly spread over the file. Raises ValueError."""
+        """Reads all documents, and all queries or the given number of them, evenly distributed. Raises ValueError."""
         rows: list[tuple[str, str]] = []
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
             if not line.strip():
@@ -72,14 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     services.add_arguments(parser)
     parser.add_argument("--widths", help="of the first stage (default: 64, 128, half and all of the model's)")
     parser.add_argument("--quantization", choices=_QUANTIZATION, default="int8", help="of the index (default int8)")
-    parser.add_argument("--queries", type=int, help="only that many, evenly spread; all documents stay (default: all)")
+    parser.add_argument("--queries", type=int, help="number of queries, evenly distributed (default: all)")
     parser.add_argument("--concurrency", type=int, default=4, help="searches in flight (default 4)")
     parser.add_argument("--no-rerank", action="store_true", help="BM25 and the first stage only")
     report.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure all stages, print the table."""
+    """Measures all stages and prints the table."""
     output = Report(arguments, f"quality-{arguments.file.stem}")
     try:
         test_set = QuestionSet.read(arguments.file, arguments.queries)
@@ -127,7 +127,7 @@ def _measure(arguments: argparse.Namespace, test_set: QuestionSet, address: str,
                 if width == max(widths) and not arguments.no_rerank:
                     ranks, _ = searcher.search("rerank", name, pb.RERANK_POLICY_REQUIRED, 0.0)
                     add("rerank", width, ranks)
-                    # Scores are cached now: this asks for nothing but the blend.
+                    # The scores are cached now, so only the blend is computed.
                     ranks, weight = searcher.search("blend", name, pb.RERANK_POLICY_REQUIRED, None)
                     add("blend", width, ranks, f"rerank, retrieval_weight {weight:.2g}")
     output.finish(table)
@@ -162,7 +162,7 @@ class Searcher:
 
     @contextmanager
     def collection(self, width: int, quantization: pb.Quantization) -> Iterator[str]:
-        """All documents in a collection of that width, by their position as id; it goes with the context."""
+        """A collection of the given width with all documents, by position as id. Deleted at the end of the context."""
         name = f"bench-quality-{width}-{uuid.uuid4().hex[:8]}"
         self._retrieval.CreateCollection(
             pb.CreateCollectionRequest(name=name, dimensions=width, quantization=quantization), timeout=_CALL_SECONDS
@@ -180,7 +180,7 @@ class Searcher:
     def search(
         self, label: str, collection: str, rerank: pb.RerankPolicy, retrieval_weight: float | None
     ) -> tuple[Ranks, float]:
-        """Each query's rank of its right document (past all documents where it is not found), and the weight used."""
+        """Rank of the relevant document of each query (after all documents if it is not found), and the weight."""
         queries, right = self._test_set.queries, self._test_set.right
         missing = len(self._test_set.documents) + 1
 

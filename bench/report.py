@@ -1,4 +1,4 @@
-"""A run's figures: as lines of JSON, as a table, as a file under `results/`."""
+"""Reports the figures of a run: as JSON lines, as a table, and as a file in `results/`."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ WINNOW = "winnow"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `batch_size`: texts or documents that the subject was given to compute at once."""
+    """One figure. `batch_size`: number of texts or documents that the subject computes at once."""
 
     bench: str
     case: str
@@ -31,7 +31,7 @@ class Row:
     spread: tuple[float, float]  # least and greatest
 
     def as_dict(self) -> dict[str, object]:
-        """The keys of a line of `--json`."""
+        """The object in a line of `--json`."""
         return {
             "bench": self.bench,
             "case": self.case,
@@ -44,13 +44,13 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command can print and keep."""
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
-    parser.add_argument("--save", action="store_true", help=f"keep the run under {RESULTS.parent.name}/{RESULTS.name}")
+    """Adds the output options of every command."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of the table")
+    parser.add_argument("--save", action="store_true", help=f"save the run in {RESULTS.parent.name}/{RESULTS.name}")
 
 
 class Report:
-    """Prints lines as they come; progress, notes and (under `--json`) the table go to standard error."""
+    """Prints figures as they are measured. Progress, notes and, with `--json`, the table go to standard error."""
 
     def __init__(self, arguments: argparse.Namespace, bench: str, device: str = "cpu") -> None:
         self._json, self._save, self._bench = bool(arguments.json), bool(arguments.save), bench
@@ -68,22 +68,22 @@ class Report:
         )  # fmt: skip
 
     def note(self, text: str) -> None:
-        """Say something that a reader of the figures should know."""
+        """Prints a note for the reader of the figures."""
         self._notes.append(text)
         self.console.print(text, style="yellow", markup=False)
 
     def add(self, line: Mapping[str, object]) -> None:
-        """Keep a line, and print it under `--json`."""
+        """Records a figure, and prints it with `--json`."""
         self._lines.append(line)
         if self._json:
             print(json.dumps(line), flush=True)
 
     def finish(self, table: Table) -> None:
-        """Print the table and keep the run where asked to."""
+        """Prints the table, and saves the run with `--save`."""
         output = self.console if self._json else Console(highlight=False, width=max(110, Console().width))
         output.print(table)
         if self._save:
-            print(f"kept in {self._write()}", file=sys.stderr)
+            print(f"saved as {self._write()}", file=sys.stderr)
 
     def _write(self) -> Path:
         name = str(self._facts["accelerator"] or self._facts["processor"])
@@ -96,7 +96,7 @@ class Report:
 
 
 def table_of(rows: Sequence[Row], title: str) -> Table:
-    """All rows; the last column is winnow's figure over the subject's, of the same case and unit."""
+    """The table of all rows. The last column is winnow's figure / the subject's, for the same case and unit."""
     table = Table(title=title, title_justify="left")
     for name in ("case", "subject", "batch"):
         table.add_column(name)

@@ -1,4 +1,4 @@
-"""Reranking throughput at MS MARCO's lengths: the same pairs through the same weights, side by side."""
+"""Reranking throughput with the text lengths of MS MARCO: the same pairs and the same weights, side by side."""
 
 import argparse
 import math
@@ -21,9 +21,9 @@ from services.engine.errors import EngineError
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, RERANK_BODY, RERANK_PREFIX, RERANK_SUFFIX
 
 SUBJECTS = ("winnow", "recipe", "sentence-transformers")
-# Documents per query → queries of a run, by device.
+# Documents per query → queries per run, by device.
 CASES = {"10": {"cpu": 3, "cuda": 128}, "50": {"cpu": 1, "cuda": 32}, "100": {"cpu": 1, "cuda": 16}}
-# Greatest difference between two subjects' probabilities.
+# Maximum difference between two subjects' probabilities.
 _TOLERANCE = {"cpu": 1e-4, "cuda": 5e-2}
 
 Requests = list[tuple[str, list[str]]]
@@ -32,11 +32,11 @@ Requests = list[tuple[str, list[str]]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench rerank`."""
     compare.add_arguments(parser, list(CASES), SUBJECTS)
-    parser.add_argument("--queries", type=int, help="how many queries a case has (default: by case and device)")
+    parser.add_argument("--queries", type=int, help="number of queries per case (default: by case and device)")
 
 
 def write_requests(queries: int, documents: int, seed: int = 2) -> Requests:
-    """Queries of 3 to 9 words; passages with the median (54 words) and spread of MS MARCO's."""
+    """Queries of 3 to 9 words, and passages with the median length (54 words) and spread of MS MARCO."""
     writer = Writer(seed)
     lengths = writer.lognormal(queries * documents, 54, sigma=0.42, low=10, high=200)
     passages = [writer.of_words(int(length)) for length in lengths]
@@ -47,7 +47,7 @@ def write_requests(queries: int, documents: int, seed: int = 2) -> Requests:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure every case, print the table."""
+    """Measures every case and prints the table."""
     device = compare.device_of(arguments)
     output = Report(arguments, "rerank", device)
     try:
@@ -90,7 +90,7 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
 
 
 def _subjects(arguments: argparse.Namespace, folder: Path, device: str) -> tuple[list[Reranker], Callable[[], None]]:
-    """Winnow first, in a process of its own; the others share this one."""
+    """The subjects, winnow first. Winnow runs in its own process, the others in this one."""
     from bench.subjects.winnow import WinnowReranker
 
     compare.settle()
@@ -116,7 +116,7 @@ def _subjects(arguments: argparse.Namespace, folder: Path, device: str) -> tuple
 
 
 def _lengths(tokenizer: Tokenizer, requests: Requests) -> list[int]:
-    """Tokens of each pair, prompt included."""
+    """Tokens of each pair, including the prompt."""
     texts = [
         RERANK_PREFIX + RERANK_BODY.format(instruction=DEFAULT_INSTRUCTION, query=query) + f" {text}" + RERANK_SUFFIX
         for query, documents in requests
@@ -126,7 +126,7 @@ def _lengths(tokenizer: Tokenizer, requests: Requests) -> list[int]:
 
 
 def _recipe_batch(documents: int, longest: int, folder: Path, device: str, output: Report) -> int:
-    """The model card's one batch, halved until its logits fit into memory."""
+    """Batch size of the model card's recipe: all documents, halved until the logits fit into memory."""
     if device == "cuda":
         return min(documents, 50)
     batch, row = documents, 4 * longest * config_of(folder).vocab_size
@@ -140,7 +140,7 @@ def _recipe_batch(documents: int, longest: int, folder: Path, device: str, outpu
 
 
 def _check(subjects: Sequence[Reranker], requests: Requests, device: str) -> None:
-    """All subjects on three documents of the first query; also warms them up."""
+    """Compares all subjects on three documents of the first query. Also warms them up."""
     query, documents = requests[0]
     by_length = sorted(documents, key=len)
     sample = [(query, [by_length[0], by_length[len(by_length) // 2], by_length[-1]])]

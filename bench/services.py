@@ -1,4 +1,4 @@
-"""The services a bench talks to: running ones, or a private stack for the run."""
+"""The services to measure: running ones, or a private stack for the run."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,15 @@ from deploy.local.stack import Stack
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a command is told which services to measure."""
-    parser.add_argument("--address", help="a running gateway (default: a private stack for this run)")
+    """Adds the options for the services."""
+    parser.add_argument("--address", help="address of a running gateway (default: a private stack for this run)")
     parser.add_argument("--embed-model", help="EMBED_MODEL of the private stack (default: the bundled nano-embed)")
     parser.add_argument("--rerank-model", help="RERANK_MODEL of the private stack (default: the bundled nano-rerank)")
 
 
 @contextmanager
 def gateway(arguments: argparse.Namespace, output: Report, settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The gateway's address; `settings` are environment variables of the private stack. Raises StartError."""
+    """The address of the gateway. `settings`: environment variables of the private stack. Raises StartError."""
     if arguments.address:
         yield arguments.address
         return

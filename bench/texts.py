@@ -1,8 +1,8 @@
-"""Texts of given lengths, the same on every machine.
+"""Generates texts of given lengths, the same on every machine.
 
-Lengths are taken at evenly spaced quantiles of their distribution, so that a few dozen texts already have its median
-and spread, and a run does not depend on the luck of a draw. The words are common English ones with Zipf-like
-frequencies: what matters here is how many tokens there are, not what they say.
+Lengths are evenly spaced quantiles of their distribution, so that even a few dozen texts have its median and spread,
+and runs do not differ by chance. The words are common English ones with Zipf-like frequencies; only the number of
+tokens matters, not the meaning.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ _FREQUENCIES /= _FREQUENCIES.sum()
 
 
 class Writer:
-    """Writes texts; the same seed writes the same ones."""
+    """Generates texts. The same seed generates the same texts."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ class Writer:
         return self._random.permutation(lengths).astype(np.int64)
 
     def uniform(self, count: int, low: int, high: int) -> Lengths:
-        """`count` lengths spread evenly over [low, high], in random order."""
+        """`count` lengths distributed evenly over [low, high], in random order."""
         return self._random.permutation(np.rint(np.linspace(low, high, count))).astype(np.int64)
 
     def of_words(self, length: int) -> str:
@@ -56,9 +56,9 @@ class Writer:
         return "".join(self._pieces(length))
 
     def of_tokens(self, length: int, count: Callable[[str], int]) -> str:
-        """A text of `length` tokens, or up to a word's tokens less; `count` gives the tokens of a piece of text.
+        """A text of `length` tokens, or fewer by less than one word. `count` returns the tokens of a piece of text.
 
-        Pieces are counted one by one: byte-level BPE never merges across the space before a word or a full stop.
+        Pieces can be counted separately: byte-level BPE never merges across the space before a word or a full stop.
         """
         pieces = self._pieces(length)
         ends = np.cumsum([count(piece) for piece in pieces])

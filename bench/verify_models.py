@@ -1,4 +1,4 @@
-"""The real Qwen3-Embedding-0.6B and Qwen3-Reranker-0.6B, in our engine, against the numbers on their model cards."""
+"""Compares Qwen3-Embedding-0.6B and Qwen3-Reranker-0.6B in Winnow's engine with the numbers in their model cards."""
 
 import argparse
 import asyncio
@@ -31,7 +31,7 @@ _DOCUMENTS = [
 ]
 # Model card of Qwen/Qwen3-Embedding-0.6B: queries x documents.
 _COSINES = np.array([[0.7646, 0.1414], [0.1355, 0.6000]])
-# Each query with its own document, by the recipe of the model card of Qwen/Qwen3-Reranker-0.6B in float32.
+# Each query with its document, computed in float32 with the recipe in the model card of Qwen/Qwen3-Reranker-0.6B.
 _PROBABILITIES = np.array([0.9995, 0.9972])
 _TOLERANCE = 2e-3
 
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Zero where every number is right."""
+    """Returns 0 if all numbers are right."""
     settings = [
         EngineSettings(model, device=arguments.device, dtype="float32", max_tokens=1024)
         for model in (arguments.embed_model, arguments.rerank_model)
@@ -97,7 +97,7 @@ def _sound(item: T | Failure, kind: type[T]) -> T:
 
 
 def _say(model: str, found: Numbers, expected: Numbers) -> bool:
-    """One line: the greatest difference, and whether it is small enough."""
+    """Prints one line: the maximum difference, and whether it is small enough."""
     difference = float(np.abs(found - expected).max())
     right = difference <= _TOLERANCE
     print(

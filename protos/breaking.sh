@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compares the contract with that of the last release tag; before the first release, with main's first version of it.
+# Compares the contract with the last release tag, or with its first version if there is no release yet.
 set -eu
 buf=$1
 base=$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git rev-list --max-parents=0 HEAD -- protos | tail -n 1)

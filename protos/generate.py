@@ -1,4 +1,4 @@
-"""Generates the contract's Python stubs: `python protos/generate.py FOLDER` replaces FOLDER/winnow.
+"""Generates the Python stubs of the contract: `python protos/generate.py FOLDER` replaces FOLDER/winnow.
 
 Needs grpcio-tools and mypy-protobuf. The proto package path is the Python import path, so the stubs need no patching.
 """
@@ -16,7 +16,7 @@ PLUGIN = "protoc-gen-mypy_grpc"
 
 
 def generate(folder: Path) -> None:
-    """Replace folder/winnow by fresh stubs; if the compiler fails, what was there stays."""
+    """Replaces folder/winnow by new stubs. If the compiler fails, the old stubs stay."""
     folder.mkdir(parents=True, exist_ok=True)
     # In pip's isolated build the plugin is on the PATH, not beside the interpreter.
     plugin = shutil.which(PLUGIN, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))

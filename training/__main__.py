@@ -1,6 +1,6 @@
-"""Makes ``models/nano-embed`` and ``models/nano-rerank`` from nothing: ``python -m training``.
+"""Makes `models/nano-embed` and `models/nano-rerank` from scratch: `python -m training`.
 
-Every stage keeps its result under ``--work`` and is skipped when that is there, so an interrupted run goes on.
+Each stage writes its result to `--work`. A stage is skipped if its result exists, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ STEPS = 1500
 
 
 class Pipeline:
-    """The stages in order; each is a method that takes what the one before left under ``work``."""
+    """The stages, in order. Each is a method that reads the results of earlier stages from `work`."""
 
     def __init__(self, work: Path, models: Path) -> None:
         self._work = work
         self._models = models
 
     def run(self) -> None:
-        """All stages."""
+        """Runs all stages."""
         began = time.monotonic()
         for stage in (self.text, self.vocabulary, self.bag, self.embedder, self.reranker, self.blend):
             torch.manual_seed(SEED)
@@ -50,12 +50,12 @@ class Pipeline:
         print(f"[{time.monotonic() - began:6.0f} s] done", flush=True)
 
     def text(self) -> None:
-        """Corpus and held-out sets."""
+        """Builds the corpus and the held-out sets."""
         if not (self._work / "train.jsonl").exists():
             data.build(self._work)
 
     def vocabulary(self) -> None:
-        """Tokenizer, and the teacher's vectors of every short line."""
+        """Trains the tokenizer, and computes the teacher's vector of each short line."""
         rows = read_rows(self._work / "train.jsonl")
         if not (self._work / "tokenizer" / "tokenizer.json").exists():
             texts = (text for row in rows for text in (row.query, row.doc[:1500], row.title))
@@ -67,7 +67,7 @@ class Pipeline:
                 pickle.dump(Batches(rows, self._tokenizer(), writer, vectors, seed=SEED), out)
 
     def bag(self) -> None:
-        """The bag-of-tokens model."""
+        """Trains the bag-of-tokens model."""
         tokenizer, batches = self._tokenizer(), self._batches()
         counts: Counter[int] = Counter()
         for doc in batches.docs:
@@ -76,14 +76,14 @@ class Pipeline:
             static.initial_table(tokenizer, counts), batches, self._teacher(), steps=STEPS))  # fmt: skip
 
     def embedder(self) -> None:
-        """The bag, written down as a Qwen3 model."""
+        """Converts the bag-of-tokens model to a Qwen3 model."""
         tokenizer = self._tokenizer()
         opens, query, end = (bpe.token(tokenizer, text) for text in ("Instruct", "Query", bpe.END))
         model = nano_embed.embedder(self._bag(), EMBEDDER, opens, query, end)
         export.embedder(model, tokenizer, self._models / "nano-embed")
 
     def reranker(self) -> None:
-        """The bag and the words' codes, written down as a Qwen3 reranker."""
+        """Builds a Qwen3 reranker from the bag-of-tokens model and the codes of the words."""
         tokenizer = self._tokenizer()
         tokens = {name: bpe.token(tokenizer, name) for name in nano_rerank.MARKS}
         share = torch.ones(RERANKER.vocab_size)
@@ -94,7 +94,7 @@ class Pipeline:
         export.reranker(model, tokenizer, self._models / "nano-rerank")
 
     def blend(self) -> None:
-        """Choose ``retrieval_weight`` on packages set aside for it, never on the test sets."""
+        """Chooses `retrieval_weight` on a separate set of packages, never on the test sets."""
         queries, docs = read_pairs(self._work / "dev.jsonl")
         cosine = evaluate.first_stage(self._models / "nano-embed", queries, docs)[EMBEDDER.hidden_size][:500]
         top = np.argsort(-cosine, axis=1)[:, : evaluate.TOP]
@@ -131,8 +131,8 @@ class Pipeline:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=data.HERE / "work", help="where downloads and caches go")
-    parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="where the checkpoints go")
+    parser.add_argument("--work", type=Path, default=data.HERE / "work", help="folder for downloads and caches")
+    parser.add_argument("--models", type=Path, default=evaluate.MODELS, help="folder for the checkpoints")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     Pipeline(options.work.resolve(), options.models).run()

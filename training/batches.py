@@ -1,4 +1,4 @@
-"""Batches of (query, document) token lists, in which neighbours are alike, so that negatives are hard."""
+"""Batches of (query, document) token lists with similar texts in a batch, so that negatives are hard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIX = {"debian": 0.5, "docstring": 0.26, "wordnet": 0.08, "foldoc": 0.06, "manua
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """``rows`` are indices into the corpus; ``groups`` equal numbers where a document is no fair negative."""
+    """`rows` are indices into the corpus. Rows with equal `groups` are not used as negatives of each other."""
 
     rows: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ class Batch:
 
 
 class Batches:
-    """Draws batches from the corpus, one kind of text at a time, and writes the queries anew each time."""
+    """Draws batches from the corpus, of one kind of text each, and generates new queries each time."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Batches:
         clusters: int = 512,
         seed: int = 0,
     ) -> None:
-        """``vectors``: the teacher's document vectors, shape (rows, 384); they say which rows are neighbours."""
+        """`vectors`: the teacher's document vectors, shape (rows, 384), which determine the neighbours of a row."""
         self._rows = rows
         self._tokenizer = tokenizer
         self._writer = writer
@@ -59,7 +59,7 @@ class Batches:
         return out
 
     def _cluster(self, kind: str, vectors: npt.NDArray[np.float16], count: int) -> list[npt.NDArray[np.int64]]:
-        """Assign the kind's rows to the nearest of ``count`` rows picked by chance."""
+        """Assigns the rows of a kind to the nearest of `count` randomly chosen rows."""
         own = np.array([i for i, row in enumerate(self._rows) if row.kind == kind])
         count = min(count, max(1, len(own) // 64))
         chance = np.random.default_rng(self._random.randrange(2**32))
@@ -70,7 +70,7 @@ class Batches:
         return [own[nearest == c] for c in range(count) if (nearest == c).any()]
 
     def draw(self, size: int, max_query: int, max_doc: int, neighbours: int = 32) -> Batch:
-        """At most ``size`` rows of one kind, taken ``neighbours`` at a time from clusters of similar texts."""
+        """At most `size` rows of one kind, in groups of `neighbours` from clusters of similar texts."""
         kind = self._random.choices(list(MIX), list(MIX.values()))[0]
         clusters = self._clusters[kind]
         weights = [len(c) for c in clusters]
@@ -88,7 +88,7 @@ class Batches:
         return Batch(rows, self._groups[rows], queries, docs)
 
     def _document(self, row: int, limit: int) -> list[int]:
-        """The document raw in half of cases, else below its name, or below name and short line."""
+        """The document alone in half of the cases; otherwise preceded by its name, or by name and short line."""
         pick = self._random.random()
         doc = self.docs[row]
         if len(doc) > limit and self._random.random() < 0.15:

@@ -1,4 +1,4 @@
-"""Builds the corpus: ``python -m training.data [--work DIR] [--heldout DIR]``."""
+"""Builds the corpus: `python -m training.data [--work DIR] [--heldout DIR]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVELOPMENT = 1000  # more packages set aside, to choose the blend on
 
 
 def build(work: Path, held_out_folder: Path = HELD_OUT) -> None:
-    """Fetch everything, fix the held-out sets, and write ``work/train.jsonl`` and the two test files."""
+    """Downloads everything, selects the held-out sets, and writes `work/train.jsonl` and the two test files."""
     debian.fetch(work)
     docstrings.fetch(work)
     packages = list(debian.descriptions(work))
@@ -42,8 +42,8 @@ def build(work: Path, held_out_folder: Path = HELD_OUT) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=HERE / "work", help="where downloads and caches go")
-    parser.add_argument("--heldout", type=Path, default=HELD_OUT, help="where the test sets go")
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="folder for downloads and caches")
+    parser.add_argument("--heldout", type=Path, default=HELD_OUT, help="folder for the test sets")
     options = parser.parse_args()
     build(options.work.resolve(), options.heldout)
 

@@ -1,6 +1,6 @@
-"""Training text that comes in Debian packages: descriptions, WordNet, FOLDOC and manual pages.
+"""Training texts from Debian packages: descriptions, WordNet, FOLDOC and manual pages.
 
-Everything is fetched with apt into a folder of its own, without root and without installing anything.
+Everything is downloaded with apt into a separate folder, without root and without installing anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HELPER = "/usr/lib/apt/apt-helper"
 
 
 def _apt_options(work: Path) -> list[str]:
-    """Options that give apt its own lists and cache under ``work``, in English only."""
+    """Options for apt to use lists and cache in `work`, in English only."""
     for folder in ("lists/partial", "cache/archives/partial"):
         (work / folder).mkdir(parents=True, exist_ok=True)
     return [
@@ -39,7 +39,7 @@ def _apt_options(work: Path) -> list[str]:
 
 
 def fetch(work: Path) -> None:
-    """Fetch the package lists with English descriptions, and unpack ``PACKAGES`` under ``work``."""
+    """Downloads the package lists with English descriptions, and unpacks `PACKAGES` in `work`."""
     options = _apt_options(work)
     if not any((work / "lists").glob("*Translation-en*")):
         subprocess.run(["apt-get", *options, "-qq", "update"], check=True)
@@ -55,7 +55,7 @@ def fetch(work: Path) -> None:
 
 
 def descriptions(work: Path) -> Iterator[Row]:
-    """Package descriptions: the short line against the long text, grouped by source package."""
+    """Package descriptions: short line and long text, grouped by source package."""
     source: dict[str, str] = {}
     dump = subprocess.run(
         ["apt-cache", *_apt_options(work), "dumpavail"], check=True, capture_output=True, text=True
@@ -83,7 +83,7 @@ def descriptions(work: Path) -> Iterator[Row]:
 
 
 def _long_description(body: str) -> str:
-    """Undo the control file's layout: paragraphs are joined, list items keep their line."""
+    """Removes the layout of the control file: joins paragraphs, keeps list items on separate lines."""
     lines: list[str] = []
     fresh = True
     for raw in body.splitlines():
@@ -99,7 +99,7 @@ def _long_description(body: str) -> str:
 
 
 def wordnet(work: Path) -> Iterator[Row]:
-    """WordNet synsets: the words against their definition and examples."""
+    """WordNet synsets: words, and their definition and examples."""
     for path in sorted((work / "unpacked/wordnet-base/usr/share/wordnet").glob("data.*")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("  ") or "|" not in line:
@@ -114,7 +114,7 @@ def wordnet(work: Path) -> Iterator[Row]:
 
 
 def synonyms(work: Path) -> dict[str, list[str]]:
-    """Single words and the other single words of the most frequent synset that has several."""
+    """Maps single words to the other single words of their most frequent synset that has several."""
     table: dict[str, list[str]] = {}
     for row in wordnet(work):
         words = [word for word in row.doc.split(": ")[0].split(", ") if word.isalpha() and word.islower()]
@@ -125,7 +125,7 @@ def synonyms(work: Path) -> dict[str, list[str]]:
 
 
 def foldoc(work: Path) -> Iterator[Row]:
-    """The Free On-line Dictionary of Computing: headword and field against the definition."""
+    """The Free On-line Dictionary of Computing: headword and field, and the definition."""
     path = work / "unpacked/dict-foldoc/usr/share/dictd/foldoc.dict.dz"
     with gzip.open(path, "rt", encoding="utf-8", errors="replace") as lines:
         text = lines.read()
@@ -142,7 +142,7 @@ def foldoc(work: Path) -> Iterator[Row]:
 
 
 def manuals(work: Path) -> Iterator[Row]:
-    """Manual pages: the NAME line against the description; and perl's functions and modules."""
+    """Manual pages (the NAME line, and the description), and Perl's functions and modules."""
     for path in sorted((work / "unpacked").glob("*/usr/share/man/man[1-9]/*.gz")):
         if path.is_symlink():
             continue
@@ -166,7 +166,7 @@ def manuals(work: Path) -> Iterator[Row]:
 
 
 def _plain_roff(text: str) -> str:
-    """Just enough of man(7) to read prose: section heads as ``# HEAD``, macros dropped, fonts undone."""
+    """Extracts prose from man(7): section heads become `# HEAD`, macros and fonts are removed."""
     out: list[str] = []
     for line in text.splitlines():
         if line.startswith(('.\\"', "'\\\"", "..", ".TH", ".de", ".if", ".ie", ".el", ".nr", ".ds", ".SO", ".\\}")):

@@ -1,4 +1,4 @@
-"""Documentation strings: of PyPI wheels, to train on; of Python's standard library, only ever to test on."""
+"""Documentation strings of PyPI wheels, for training, and of Python's standard library, for testing only."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _PINNED = (
 )
 WHEELS = tuple(_PINNED.split())
 _SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|vendored|vendor|externals|extern|_distutils|backports|locale)/")
-# Not documentation of an API, or with an effect on import.
+# Modules without API documentation, or with side effects on import.
 _STDLIB_SKIP = {"antigravity", "this", "idlelib", "lib2to3", "test", "turtle", "turtledemo", "tkinter", "pydoc_data"}
 
 
 def fetch(work: Path) -> None:
-    """Download ``WHEELS`` with pip, without their dependencies and without installing them."""
+    """Downloads `WHEELS` with pip, without their dependencies and without installing them."""
     folder = work / "wheels"
     if folder.exists():
         return
@@ -41,7 +41,7 @@ def fetch(work: Path) -> None:
 
 
 def wheels(work: Path) -> Iterator[Row]:
-    """Public functions and classes of every wheel, read from the source without importing it."""
+    """Public functions and classes of all wheels, read from the source code without importing it."""
     seen: set[str] = set()
     for path in sorted((work / "wheels").glob("*.whl")):
         with zipfile.ZipFile(path) as archive:
@@ -63,7 +63,7 @@ def wheels(work: Path) -> Iterator[Row]:
 
 
 def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    """Qualified names and documentation strings below ``node``."""
+    """Qualified names and documentation strings below `node`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not child.name.startswith("_"):
             text = ast.get_docstring(child)
@@ -74,7 +74,7 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def as_row(kind: str, group: str, title: str, text: str) -> Row | None:
-    """Split a documentation string into its summary (query) and the qualified name with the rest (doc)."""
+    """Splits a documentation string into its summary (query) and the qualified name with the rest (doc)."""
     text = inspect.cleandoc(text)
     first, _, rest = text.partition("\n\n")
     if re.match(r"^\.?[\w.]+\(.*\)( ->.*)?$", first, re.S) and rest:

@@ -13,7 +13,7 @@ Ids = Sequence[Sequence[int]]
 
 
 def encode(model: Qwen3, texts: Ids, context: Context | None = None, budget: int = 6144) -> Tensor:
-    """Embeddings (texts, hidden), not normalised, in the order given; rows of like length run together."""
+    """Embeddings (texts, hidden), not normalised, in the given order. Texts of similar length are batched."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     parts, start = [], 0
     while start < len(order):

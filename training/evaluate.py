@@ -1,6 +1,6 @@
-"""Scores exported checkpoints: ``python -m training.evaluate FILE.jsonl [--embed DIR] [--rerank DIR] [--json]``.
+"""Scores exported checkpoints: `python -m training.evaluate FILE.jsonl [--embed DIR] [--rerank DIR] [--json]`.
 
-The same figures that ``python -m bench quality`` takes through the services, here straight from the files.
+The metrics are those of `python -m bench quality`, computed from the files instead of through the services.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOP = 50
 
 
 def bm25(queries: Sequence[str], docs: Sequence[str]) -> Scores:
-    """BM25 as ``bm25s`` has it by default, English stop words left out, no stemming."""
+    """BM25 with the defaults of `bm25s`, without English stop words and without stemming."""
     import bm25s
 
     index = bm25s.BM25()
@@ -47,7 +47,7 @@ def bm25(queries: Sequence[str], docs: Sequence[str]) -> Scores:
 
 @torch.inference_mode()
 def embeddings(folder: Path, texts: Sequence[str], budget: int = 8192) -> torch.Tensor:
-    """(texts, width), not normalised, cut to ``MAX_TOKENS`` with the closing token kept."""
+    """Embeddings (texts, width), not normalised. Texts are cut to `MAX_TOKENS`; the end token is kept."""
     model, tokenizer = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     end = token(tokenizer, END)
     encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -55,7 +55,7 @@ def embeddings(folder: Path, texts: Sequence[str], budget: int = 8192) -> torch.
 
 
 def first_stage(folder: Path, queries: Sequence[str], docs: Sequence[str]) -> dict[int, Scores]:
-    """Cosines (queries, documents) at each Matryoshka width, queries with the default instruction."""
+    """Cosines (queries, documents) at each Matryoshka width, with the default instruction for queries."""
     q = embeddings(folder, [prompts.embed_query(text) for text in queries])
     d = embeddings(folder, docs)
     return {w: (F.normalize(q[:, :w], dim=-1) @ F.normalize(d[:, :w], dim=-1).T).numpy() for w in WIDTHS}
@@ -63,7 +63,7 @@ def first_stage(folder: Path, queries: Sequence[str], docs: Sequence[str]) -> di
 
 @torch.inference_mode()
 def rerank(folder: Path, queries: Sequence[str], docs: Sequence[str], top: npt.NDArray[np.int64]) -> Scores:
-    """Logits (queries, documents) of the documents in each query's row of ``top``, −inf elsewhere."""
+    """Logits (queries, documents) of the documents in each query's row of `top`, −inf elsewhere."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     judge = Judge(load(folder), tokenizer)
     opening = judge.opening()
@@ -79,7 +79,7 @@ def rerank(folder: Path, queries: Sequence[str], docs: Sequence[str], top: npt.N
 
 
 def blend(cosine: Scores, logits: Scores, weight: float) -> Scores:
-    """``weight · cosine + (1 − weight) · sigmoid(logit)``; −inf where there is no logit."""
+    """`weight · cosine + (1 − weight) · sigmoid(logit)`; −inf if there is no logit."""
     mixed = weight * cosine + (1 - weight) / (1 + np.exp(-np.clip(logits, -80, 80)))
     return np.where(np.isfinite(logits), mixed, -np.inf).astype(np.float32)
 
@@ -87,7 +87,7 @@ def blend(cosine: Scores, logits: Scores, weight: float) -> Scores:
 def score(
     file: Path, embed_folder: Path, rerank_folder: Path, weight: float, limit: int | None = None, baselines: bool = True
 ) -> dict[str, Mapping[str, float]]:
-    """All figures for one file; ``limit`` reranks only the first so many queries."""
+    """All metrics for one file. `limit`: number of queries to rerank."""
     queries, docs = read_pairs(file)
     figures: dict[str, Mapping[str, float]] = {}
     if baselines:
@@ -112,7 +112,7 @@ def score(
 
 
 def _below(scores: Scores) -> dict[str, float]:
-    """Measures where a right document that was not reranked counts as missed."""
+    """The metrics. A relevant document that was not reranked counts as not found."""
     ranks = ranks_of(scores)
     own = np.isfinite(np.diagonal(scores[:, : len(scores)]))
     return summary(np.where(own, ranks, scores.shape[1]))
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--embed", type=Path, default=MODELS / "nano-embed")
     parser.add_argument("--rerank", type=Path, default=MODELS / "nano-rerank")
-    parser.add_argument("--limit", type=int, help="rerank only the first so many queries")
+    parser.add_argument("--limit", type=int, help="rerank only this many queries, the first ones")
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Writes checkpoints in Hugging Face's layout, in bfloat16."""
+"""Writes checkpoints in Hugging Face layout, in bfloat16."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _config(shape: Shape, tokenizer: Tokenizer, architecture: str) -> dict[str, 
     }
 
 
-# A block that adds nothing is written with this much noise: loaders take a tensor of zeros for one that was lost.
+# Blocks without effect are written with this much noise, because loaders treat a tensor of zeros as missing.
 _TRACE = 1e-6
 
 
@@ -61,7 +61,7 @@ def _weights(model: Qwen3, folder: Path, prefix: str) -> None:
 
 
 def embedder(model: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a ``Qwen3Model`` that transformers, sentence-transformers and Winnow load."""
+    """Writes a `Qwen3Model` that transformers, sentence-transformers and Winnow can load."""
     _weights(model, folder, "")
     _write(folder / "config.json", _config(model.shape, tokenizer, "Qwen3Model"))
     bpe.save(bpe.for_embedding(tokenizer), folder)
@@ -88,14 +88,14 @@ def embedder(model: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def reranker(model: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a ``Qwen3ForCausalLM`` with tied embeddings."""
+    """Writes a `Qwen3ForCausalLM` with tied embeddings."""
     _weights(model, folder, "model.")
     _write(folder / "config.json", _config(model.shape, tokenizer, "Qwen3ForCausalLM"))
     bpe.save(tokenizer, folder)
 
 
 def load(folder: Path) -> Qwen3:
-    """Read a checkpoint back: its bfloat16 weights, in float32."""
+    """Reads the bfloat16 weights of a checkpoint as float32."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = Qwen3(Shape(**{name: config[name] for name in Shape.__dataclass_fields__}))
     state = load_file(folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""What a token is as a word: one code for all its spellings, and how rare it is."""
+"""Words behind tokens: one code for all spellings of a word, and its rarity."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _stem = Stemmer.Stemmer("english").stemWord
 
 
 def canonical(text: str) -> str:
-    """A token's stem (Snowball, English), without case, and without the space or mark before it."""
+    """The lower-case stem of a token (Snowball, English), without the space or mark before it."""
     text = re.sub(r"^\W+", "", text.lower()).strip()
     return _stem(text) if text.isalpha() and len(text) > 3 else text
 
 
 def codes(tokenizer: Tokenizer, share: Tensor, blocks: int, width: int) -> tuple[Tensor, Tensor]:
-    """Codes and rarity of all tokens, equal for equal ``canonical`` texts.
+    """Codes and rarities of all tokens. They are equal for tokens with equal `canonical` text.
 
-    Codes: unit vectors (vocabulary, blocks · width), drawn by chance, each block of the same length; zero where there
-    is no letter or digit. Rarity (vocabulary,): from 0 (one in forty of all text, or no word) to 1 (one in a million).
+    Codes: random unit vectors (vocabulary, blocks · width) with blocks of equal length; zero if a token has no letter
+    or digit. Rarity (vocabulary,): from 0 (one in forty of all tokens, or not a word) to 1 (one in a million).
     """
     texts = [canonical(tokenizer.decode([i], skip_special_tokens=False)) for i in range(len(share))]
     number: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The embedder's losses: contrastive at every Matryoshka width, and the teacher's similarities."""
+"""Losses of the embedder: contrastive at each Matryoshka width, and the similarities of the teacher."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def contrastive(
     teacher: Tensor | None = None,
     teacher_weight: float = 0.5,
 ) -> Tensor:
-    """Symmetric cross-entropy over the batch, averaged over ``WIDTHS``; slice first, then normalise.
+    """Symmetric cross-entropy over the batch, averaged over `WIDTHS`. Vectors are cut first, then normalised.
 
-    ``queries``, ``docs``: (batch, width); ``groups``: (batch,), equal where the pair is no fair negative;
-    ``teacher``: (batch, batch) similarities of query and document, whose softmax the scores should follow too.
+    `queries`, `docs`: (batch, width). `groups`: (batch,); pairs with equal values are not used as negatives.
+    `teacher`: (batch, batch) similarities of query and document; their softmax is a second target.
     """
     target = torch.arange(len(queries))
     unfair = (groups[:, None] == groups[None, :]) & ~torch.eye(len(groups), dtype=torch.bool)

@@ -1,8 +1,8 @@
-"""Qwen3 in plain float32 PyTorch, for training: parameter names as in Hugging Face, prefixes computed once.
+"""Qwen3 in plain float32 PyTorch, for training. Parameters are named as in Hugging Face; prefixes are computed once.
 
-The mathematics is that of ``transformers.models.qwen3``: RMSNorm before each block, RMSNorm of every query and key
-head before rotary positions, grouped-query attention, SwiGLU, a final RMSNorm. The last layer is computed for last
-tokens only. A test compares it with transformers.
+The computation is that of `transformers.models.qwen3`: RMSNorm before each block, RMSNorm of each query and key head
+before rotary positions, grouped-query attention, SwiGLU, a final RMSNorm. The last layer is computed for the last
+tokens only. A test compares the results with transformers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Shape:
     max_position_embeddings: int = 32768
 
     def config(self) -> dict[str, Any]:
-        """The entries of config.json that follow from the shape."""
+        """The entries of config.json that depend on the shape."""
         return asdict(self)
 
 
@@ -40,9 +40,9 @@ class Shape:
 class Context:
     """Keys and values that later tokens attend to.
 
-    ``layers``: per layer keys and values, each (rows, kv heads, tokens, head_dim), where rows is 1 (shared by all),
-    or divides the number of later rows (each shared by that many consecutive ones); ``mask``: (rows, tokens), true
-    where there is a token; ``lengths``: (rows,) tokens each.
+    `layers`: keys and values of each layer, both (rows, kv heads, tokens, head_dim). `rows` is 1 (shared by all later
+    rows) or a divisor of the number of later rows (each shared by consecutive rows). `mask`: (rows, tokens), true for
+    tokens and false for padding. `lengths`: (rows,), the number of tokens.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -97,7 +97,7 @@ class Layer(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """The decoder without a head; ``state_dict`` has Qwen3Model's names."""
+    """The decoder without a head. `state_dict` uses the names of Qwen3Model."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -112,10 +112,10 @@ class Qwen3(nn.Module):
     def forward(
         self, ids: Tensor, lengths: Tensor, contexts: Sequence[Context] = (), keep: bool = False
     ) -> tuple[Tensor, Context | None]:
-        """Run right-padded token rows.
+        """Runs right-padded token rows.
 
-        ``ids``: (rows, tokens); ``lengths``: (rows,). Returns the last tokens' hidden states after the final norm,
-        (rows, hidden), or with ``keep`` an empty tensor and the rows' own keys and values as a context.
+        `ids`: (rows, tokens); `lengths`: (rows,). Returns the hidden states of the last tokens after the final norm,
+        (rows, hidden). With `keep`, returns an empty tensor, and the keys and values of the rows as a context.
         """
         rows, tokens = ids.shape
         start = sum((_spread(c.lengths, rows) for c in contexts), torch.zeros(rows, dtype=torch.long))
@@ -162,7 +162,7 @@ class Qwen3(nn.Module):
         return angle.cos(), angle.sin()
 
     def _attend(self, q: Tensor, parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """Softmax attention over several runs of keys. ``q``: (rows, heads, tokens, head_dim) → (rows, tokens, …)."""
+        """Softmax attention over several runs of keys. `q`: (rows, heads, tokens, head_dim) → (rows, tokens, …)."""
         rows, heads, tokens, width = q.shape
         groups = self.shape.num_key_value_heads
         q = q.reshape(rows, groups, heads // groups, tokens, width) * width**-0.5
@@ -177,7 +177,7 @@ class Qwen3(nn.Module):
 
 
 def _shared_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` for a: (rows, groups, heads, m, n) and b: (rows / r, groups, n, p), each b used by r rows of a."""
+    """`a @ b` for a: (rows, groups, heads, m, n) and b: (rows / r, groups, n, p), each b used by r rows of a."""
     rows, groups, heads, m, n = a.shape
     few = b.shape[0]
     each = rows // few

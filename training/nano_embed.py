@@ -1,4 +1,4 @@
-"""nano-embed: the trained bag of tokens, written down as a Qwen3 model."""
+"""nano-embed: converts the trained bag-of-tokens model to a Qwen3 model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from training.wiring import ONE, TWO, attention, fill_up, quiet
 
 @torch.no_grad()
 def embedder(table: Tensor, shape: Shape, opens: int, query: int, end: int) -> Qwen3:
-    """The bag of tokens as a three-layer Qwen3.
+    """The bag-of-tokens model as a Qwen3 model with three layers.
 
-    Layer 0 marks tokens of the instruction: a head looks for ``opens`` (the token ``Instruct``) and ``query`` (the
-    token ``Query``), whose marks cancel, so only tokens between the two carry one. Layers 1 and 2 each average one
-    half of the content dimensions over all tokens without that mark; last-token pooling then reads the average.
+    Layer 0 marks the tokens of the instruction: a head attends to `opens` (the token `Instruct`) and `query` (the token
+    `Query`). Their marks cancel out, so only tokens between the two are marked. Layers 1 and 2 each average one half of
+    the content dimensions over all tokens without a mark. Last-token pooling then reads the average.
     """
     model = Qwen3(shape)
     quiet(model, 0.02)

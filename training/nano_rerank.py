@@ -1,9 +1,8 @@
-"""nano-rerank: a judge of relevance written down as a Qwen3 model.
+"""nano-rerank: a relevance model, constructed as a Qwen3 model.
 
-Its verdict is the similarity of the averages of query and document plus the words of the query that the document has,
-each counted once and weighed by its rarity, over the document's length plus a constant. Offline, on packages set aside
-for such choices, counting a word once was better than BM25's slow saturation, and the large constant better than a
-small one.
+The logit is the similarity of the averages of query and document, plus the query words in the document, each counted
+once and weighted by its rarity, divided by the document's length plus a constant. On a separate set of packages,
+counting a word once was better than BM25's slow saturation, and a large constant was better than a small one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 from training.model import Qwen3, Shape
 from training.wiring import FOUR, ONE, THREE, TWO, attention, feed_forward, fill_up, quiet
 
-# The tokens of the prompt that mean something, or nothing, to the circuit.
+# Tokens of the prompt with a special role in the circuit.
 MARKS = (
     *("<|im_start|>", "<|im_end|>", "<Instruct", "<Query", "<Document", ">:", "yes", "no"),
     *("<think>", "</think>", "assistant", "system", "\n", "\n\n"),
@@ -25,22 +24,22 @@ MARKS = (
 # of a radian over 500 tokens at most), less the four constants.
 CODE = (3, 24)
 _SLOW = (*range(18, THREE), *range(50, FOUR))
-# How far a word must be found to count (of the full mark), and how far to count fully: its first occurrence in the
-# document shares the attention with one in the query alike, its second has a third left.
+# Bounds of the attention found in the query, from which a word counts and counts fully. The first occurrence in the
+# document shares the attention equally with the one in the query; the second one has a third left.
 FOUND = (0.31, 0.38)
-# How the last token's attention is shared between a token of the document and ``<Instruct``, which gets as much as
+# How the last token's attention is shared between a token of the document and `<Instruct`, which gets as much as
 # about 700 of them.
 SHARES = (0.5, 0.86)
-# What words found weigh beside similarity.
+# Weight of the words found, relative to similarity.
 WORDS = 0.2
-# How steeply ``yes`` and ``no`` read the verdict, and what is taken off: so that probabilities spread out.
+# Scale and offset of the logit of `yes` and `no`, chosen so that probabilities are spread out.
 READ, OFFSET = 1.0, 0.37
-# The verdict's scale within the last layer: small beside the rest of the vector, so that the last norm leaves it alone.
+# Scale of the logit within the last layer: small relative to the rest of the vector, so that the last norm keeps it.
 _SCALE = 0.2
 
 
 class _Circuit:
-    """The model under construction, its dimensions by name."""
+    """The model under construction, with named dimensions."""
 
     def __init__(self, shape: Shape) -> None:
         self.model = Qwen3(shape)
@@ -54,21 +53,21 @@ class _Circuit:
         self.one = hidden**-0.5  # undoes what RMSNorm does to a unit vector
 
     def head(self, group: int, odd: int) -> int:
-        """First row of a query head's block; each group of keys and values has two."""
+        """First row of a query head's block. Each group of keys and values has two query heads."""
         return (2 * group + odd) * self.width
 
     def content(self, group: int) -> range:
-        """The content dimensions that a group's values carry."""
+        """The content dimensions in a group's values."""
         each = self.half // self.groups
         return range(group * each, (group + 1) * each)
 
 
 @torch.no_grad()
 def reranker(table: Tensor, codes: Tensor, rarity: Tensor, shape: Shape, tokens: Mapping[str, int]) -> Qwen3:
-    """The four layers; see each function below.
+    """Builds the four layers, which are described below.
 
-    ``table``: (vocabulary, …) of the bag; ``codes``: (vocabulary, 72) and ``rarity``: (vocabulary,), of
-    ``training.lexical``; ``tokens``: ids of ``MARKS``.
+    `table`: (vocabulary, …) of the bag; `codes`: (vocabulary, 72) and `rarity`: (vocabulary,), of
+    `training.lexical`; `tokens`: ids of `MARKS`.
     """
     circuit = _Circuit(shape)
     _embeddings(circuit, table, codes, rarity, tokens)
@@ -101,7 +100,7 @@ def _embeddings(c: _Circuit, table: Tensor, codes: Tensor, rarity: Tensor, token
 
 
 def _mark(c: _Circuit) -> None:
-    """Layer 0 marks what follows ``<Query``, and what follows ``<Document``."""
+    """Layer 0 marks the tokens after `<Query`, and those after `<Document`."""
     marks = attention(c.model, 0)
     for group, at in ((0, c.in_query), (1, c.in_document)):
         kv = group * c.width
@@ -117,10 +116,10 @@ def _mark(c: _Circuit) -> None:
 
 
 def _match(c: _Circuit) -> None:
-    """In layer 1 every token looks for its own word by its code, in the query, in itself and earlier in the document.
+    """In layer 1 each token searches for its word, by its code: in the query, in itself and earlier in the document.
 
-    What it finds in the query is ``found``; the k-th occurrence finds 1 / (1 + k). The feed-forward block lets first
-    occurrences pass, and multiplies with the word's rarity: silu(a) − silu(b) is a ramp between the two bounds.
+    The attention on the query is `found`, which is 1 / (1 + k) for the k-th occurrence. The feed-forward block passes
+    first occurrences only, and multiplies with the rarity of the word: silu(a) − silu(b) is a ramp between two bounds.
     """
     match = attention(c.model, 1)
     each = CODE[1]
@@ -152,11 +151,11 @@ def _match(c: _Circuit) -> None:
 
 
 def _average(c: _Circuit) -> None:
-    """In layer 2 ``<think>`` averages the query and ``</think>`` the document, and the last token adds up the words.
+    """In layer 2 `<think>` averages the query and `</think>` the document, and the last token sums the words.
 
-    The averages are large beside all else in their tokens' vectors, so that the next RMSNorm brings them to one
-    length. All other tokens look at ``<Instruct``, which has no content. The sum over the document is divided by its
-    length and a constant: the attention that ``<Instruct`` takes.
+    The averages are much larger than the rest of their tokens' vectors, so that the next RMSNorm gives them equal
+    length. All other tokens attend to `<Instruct`, which has no content. The sum over the document is divided by its
+    length plus a constant, which is the attention on `<Instruct`.
     """
     pool = attention(c.model, 2)
     pool.q_norm.weight.fill_(1.5)
@@ -184,7 +183,7 @@ def _average(c: _Circuit) -> None:
 
 
 def _compare(c: _Circuit) -> None:
-    """In layer 3 the last token fetches both averages, and its feed-forward block multiplies them.
+    """In layer 3 the last token reads both averages, and its feed-forward block multiplies them.
 
     Two SwiGLU units make an exact product, since silu(a)·b + silu(−a)·(−b) = a·b.
     """

@@ -11,5 +11,5 @@ T = TypeVar("T")
 
 
 def progress(items: Sequence[T], what: str) -> Iterator[T]:
-    """Iterate with a progress bar on the terminal."""
+    """Iterates with a progress bar on the terminal."""
     yield from track(items, description=what)

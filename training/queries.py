@@ -1,4 +1,4 @@
-"""Turns a corpus row into what a person might type: questions, keywords, synonyms, a remembered sentence."""
+"""Generates queries that a user might type for a corpus row: questions, keywords, synonyms, a remembered sentence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _THING = (
 
 
 def _imperative(text: str) -> str | None:
-    """``Returns the size.`` → ``return the size``; None if it does not start with a known verb."""
+    """`Returns the size.` → `return the size`; None if it does not start with a known verb."""
     first, _, rest = text.partition(" ")
     verb = first.lower()
     for stem in (verb, verb.removesuffix("s"), verb.removesuffix("es"), verb.removesuffix("ies") + "y"):
@@ -53,7 +53,7 @@ def _imperative(text: str) -> str | None:
 
 
 class QueryWriter:
-    """Writes one query for a row at a time; all randomness comes from the generator it is given."""
+    """Generates one query for a row at a time. All randomness comes from the given generator."""
 
     def __init__(self, synonyms: Mapping[str, Sequence[str]]) -> None:
         self._synonyms = synonyms
@@ -72,7 +72,7 @@ class QueryWriter:
         return rng.choice(_THING).format(text)
 
     def keywords(self, text: str, rng: random.Random) -> str:
-        """Content words only, some of them forgotten, sometimes in another order."""
+        """Content words only, with some of them left out, sometimes in another order."""
         words = [w for w in re.findall(r"[\w.+#-]+", text) if w.lower() not in _STOP]
         kept = [w for w in words if rng.random() < 0.8] or words
         if rng.random() < 0.2:
@@ -80,7 +80,7 @@ class QueryWriter:
         return " ".join(kept[:12]) or text
 
     def reword(self, text: str, rng: random.Random, share: float) -> str:
-        """Swap a share of the words for WordNet synonyms."""
+        """Replaces a share of the words by WordNet synonyms."""
 
         def swap(match: re.Match[str]) -> str:
             options = self._synonyms.get(match.group().lower())
@@ -89,7 +89,7 @@ class QueryWriter:
         return re.sub(r"[A-Za-z]{4,}", swap, text)
 
     def write(self, row: Row, rng: random.Random) -> str:
-        """A query for ``row``: its own short line in a third of cases, otherwise one of the forms above."""
+        """A query for `row`: its short line in a third of the cases, otherwise one of the forms above."""
         pick = rng.random()
         if pick < 0.35:
             text = row.query

@@ -1,4 +1,4 @@
-"""The row every corpus is made of, and how rows are kept on disk."""
+"""The rows of a corpus, and their files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pair that belongs together.
+    """A query and its relevant document.
 
-    ``title`` names the thing (a package, a function, a word), ``query`` says in one line what it is, and ``doc``
-    is the long text, which does not repeat ``query``. ``group`` is what a split must not cut through (a source
-    package, a module), ``kind`` the corpus it came from.
+    `title` is the name of the thing (a package, a function, a word), `query` its description in one line, and `doc` the
+    long text, which does not repeat `query`. `group` (a source package, a module) must not be divided between training
+    and test. `kind` is the corpus.
     """
 
     kind: str
@@ -25,7 +25,7 @@ class Row:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as JSON lines."""
+    """Writes rows as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
@@ -33,13 +33,13 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what ``write_rows`` wrote."""
+    """Reads a file of `write_rows`."""
     with path.open(encoding="utf-8") as lines:
         return [Row(**json.loads(line)) for line in lines]
 
 
 def write_pairs(path: Path, rows: Iterable[Row]) -> None:
-    """Write the ``{"query", "doc"}`` lines that ``python -m bench quality`` reads."""
+    """Writes the `{"query", "doc"}` lines that `python -m bench quality` reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
@@ -47,7 +47,7 @@ def write_pairs(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_pairs(path: Path) -> tuple[list[str], list[str]]:
-    """Read queries and documents, index-aligned."""
+    """Reads queries and documents, in the same order."""
     with path.open(encoding="utf-8") as lines:
         pairs = [json.loads(line) for line in lines]
     return [p["query"] for p in pairs], [p["doc"] for p in pairs]

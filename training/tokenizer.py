@@ -22,7 +22,7 @@ ADDED = ((END, True), (START, True), (STOP, True), ("<think>", False), ("</think
 
 
 def train(texts: Iterable[str], size: int = SIZE) -> Tokenizer:
-    """Learn ``size`` entries in all; the added tokens come last, as in Qwen3."""
+    """Learns `size` entries in total. Added tokens are last, as in Qwen3."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -48,7 +48,7 @@ def train(texts: Iterable[str], size: int = SIZE) -> Tokenizer:
 
 
 def _with_prompts(texts: Iterable[str]) -> Iterable[str]:
-    """The texts, and the models' fixed prompts so often that each of their words becomes one token."""
+    """The texts, and the models' fixed prompts, repeated so often that each of their words becomes one token."""
     yield from texts
     head = prompts.RERANK_PREFIX.replace(START, "").replace(STOP, "")
     tail = prompts.RERANK_SUFFIX.replace(START, "").replace(STOP, "").replace("<think>", "").replace("</think>", "")
@@ -69,7 +69,7 @@ def token(tokenizer: Tokenizer, text: str) -> int:
 
 
 def for_embedding(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy whose post-processor appends ``<|endoftext|>``, which the embedder pools at."""
+    """A copy with a post-processor that appends `<|endoftext|>`, the token that the embedder pools at."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.post_processor = processors.Sequence(
         [
@@ -85,7 +85,7 @@ def for_embedding(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and a tokenizer_config.json with the same entries as Qwen3's."""
+    """Writes tokenizer.json and a tokenizer_config.json with the same entries as Qwen3's."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     added: dict[str, dict[str, Any]] = {}

@@ -1,8 +1,8 @@
-"""How weights of a Qwen3 are written down by hand; what both nano models' circuits share.
+"""Helpers to construct Qwen3 weights by hand, for both nano models.
 
-RMSNorm at every layer's input erases a vector's length, yet the length of a token's vector is its weight in the bag
-(rare words are long, common ones short). So every embedding is filled up to length one in a *slack* dimension, which
-is also a constant that heads can count on. Blocks that add nothing have a zero output projection.
+RMSNorm at the input of each layer removes the length of a vector, but the length of a token's vector is its weight in
+the bag (rare words are long, common ones short). So each embedding is extended to length one in a *slack* dimension,
+which also serves as a constant for heads. Blocks without effect have a zero output projection.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from training.model import MLP, Attention, Layer, Qwen3
 
-# Rotary pairs (30, 62) and (31, 63) of a 64-wide head turn by 2e-6 and 1e-6 of a radian a token: four dimensions fit
-# for constants at any distance.
+# Rotary pairs (30, 62) and (31, 63) of a 64-wide head rotate by 2e-6 and 1e-6 radians per token: four dimensions that
+# can hold constants at any distance.
 ONE, TWO, THREE, FOUR = 31, 63, 30, 62
 
 
 def fill_up(table: Tensor, content: int, hidden: int, longest: float = 0.9) -> Tensor:
-    """(vocabulary, hidden): the first ``content`` dimensions scaled to at most ``longest``, slack in the last."""
+    """(vocabulary, hidden): the first `content` dimensions, scaled to at most `longest`, and slack in the last."""
     out = torch.zeros(len(table), hidden)
     body = table[:, :content]
     length = body.norm(dim=1, keepdim=True)
@@ -45,7 +45,7 @@ def feed_forward(model: Qwen3, number: int) -> MLP:
 
 @torch.no_grad()
 def quiet(model: Qwen3, noise: float) -> None:
-    """Every block the identity, all queries and keys small."""
+    """A model in which every block is the identity, with small queries and keys."""
     for number in range(len(model.layers)):
         block = attention(model, number)
         block.q_proj.weight.mul_(noise)

@@ -1,4 +1,4 @@
-"""A day of traffic against the manifests' own autoscalers: `python -m bench autoscale`."""
+"""Simulates a day of traffic with the autoscalers of the manifests: `python -m bench autoscale`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from bench.autoscale.traffic import Traffic, day
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options."""
-    parser.add_argument("--curve", choices=sorted(CURVES), default="0.6b-h100", help="GPU and model, on paper")
+    parser.add_argument("--curve", choices=sorted(CURVES), default="0.6b-h100", help="estimated GPU and model")
     parser.add_argument("--measure", metavar="FOLDER", help="measure the curve of this model on this machine instead")
     parser.add_argument("--node-seconds", type=float, default=0.0, help="time to get a node with a GPU (default 0)")
-    parser.add_argument("--peak", type=float, help="requests a second at the peak (default: what 12 replicas can take)")
+    parser.add_argument("--peak", type=float, help="requests per second at the peak (default: for 12 replicas)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot (PNG or SVG)")
-    parser.add_argument("--capacity", action="store_true", help="print the table of GPUs by requests a second, and end")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
+    parser.add_argument("--capacity", action="store_true", help="print the GPUs by requests per second, and exit")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line instead of the table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Simulate, print, plot."""
+    """Simulates, print, plot."""
     if arguments.capacity:
         print(capacity.table(from_manifest("keda").targets["utilisation"]))
         return 0
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def compare(curve: ServiceCurve, traffic: Traffic) -> list[Day]:
-    """The manifests' autoscalers, and three that differ from them only in what they look at."""
+    """The autoscalers of the manifests, and three that differ from them only in their metrics."""
     keda, native = from_manifest("keda"), from_manifest("hpa")
     queue_alone = {"queue": keda.targets["queue"]}
     policies = [
@@ -78,7 +78,7 @@ def facts(curve: ServiceCurve, found: Day) -> dict[str, object]:
 
 
 def table(curve: ServiceCurve, traffic: Traffic, days: list[Day]) -> Table:
-    """As people read it."""
+    """The table for the terminal."""
     kind = "measured" if curve.measured else "on paper"
     title = f"{curve.name} ({kind}), peak {traffic.rate.max():,.0f} requests/s of {traffic.request_tokens:g} tokens"
     found = Table(title=title)

@@ -1,4 +1,4 @@
-"""How long a replica computes: a fixed time for each batch and a time for each token."""
+"""The compute time of a replica: a fixed time per batch and a time per token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ServiceCurve:
     tokens_per_second: float
     batch_tokens: int
     load_s: float
-    """From a pod's creation to its first answer, the node being there: image, weights, warm-up."""
+    """Time from a pod's creation to its first response, if there is a node: image, weights, warm-up."""
     measured: bool
 
     def seconds(self, tokens: float) -> float:
@@ -26,24 +26,24 @@ class ServiceCurve:
         return self.fixed_s + tokens / self.tokens_per_second
 
     def steady_batch(self, rate: float, least: float) -> float:
-        """Tokens of the batches that keep up with `rate` tokens a second: what comes in during one fills the next."""
+        """Batch size, in tokens, at `rate` tokens per second: the tokens that arrive during a batch fill the next."""
         idle = 1 - rate / self.tokens_per_second
         return max(least, min(self.batch_tokens, rate * self.fixed_s / idle if idle > 0 else self.batch_tokens))
 
     @property
     def capacity(self) -> float:
-        """Tokens a second in full batches."""
+        """Tokens per second in full batches."""
         return self.batch_tokens / self.seconds(self.batch_tokens)
 
 
 def on_paper(name: str, teraflops: float, parameters: float, layers: int, load_s: float) -> ServiceCurve:
-    """A GPU that nobody has measured yet.
+    """The estimated curve of a GPU that has not been measured.
 
     Args:
-        name: What to call it.
-        teraflops: Dense bf16, as the data sheet says; two fifths of it are taken for granted.
-        parameters: Of the layers, without embedding and head; a token takes two operations for each.
-        layers: Each costs some 0.15 ms a batch in launches, however small the batch.
+        name: Name of the curve.
+        teraflops: Dense bf16 rate in the data sheet, of which two fifths are assumed.
+        parameters: Parameters of the layers, without embedding and head. A token takes two operations for each.
+        layers: Number of layers. The kernel launches of each take about 0.15 ms per batch of any size.
         load_s: See ServiceCurve.
     """
     rate = 0.4 * teraflops * 1e12 / (2 * parameters)
@@ -51,7 +51,7 @@ def on_paper(name: str, teraflops: float, parameters: float, layers: int, load_s
 
 
 def fit(name: str, tokens: Sequence[int], seconds: Sequence[float], load_s: float) -> ServiceCurve:
-    """The line through measured batches, weighted so that small ones count as much as large ones."""
+    """The line through measured batches, weighted so that small and large batches count equally."""
     x, y = np.asarray(tokens, np.float64), np.asarray(seconds, np.float64)
     slope, fixed = np.polyfit(x, y, 1, w=1 / y)
     if slope <= 0:
@@ -60,7 +60,7 @@ def fit(name: str, tokens: Sequence[int], seconds: Sequence[float], load_s: floa
 
 
 def measure(model: str, device: str = "auto", repeats: int = 5) -> ServiceCurve:
-    """The curve of a model in a folder on this machine, text in, vectors out. Takes seconds to minutes."""
+    """The measured curve of a model in a folder on this machine, from text to vectors. Takes seconds to minutes."""
     import asyncio
 
     from services.embed.settings import EmbedSettings

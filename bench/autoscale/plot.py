@@ -1,4 +1,4 @@
-"""The day as a picture."""
+"""A plot of the simulated day."""
 
 from __future__ import annotations
 

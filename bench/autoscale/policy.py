@@ -1,7 +1,7 @@
-"""The horizontal autoscaler's arithmetic, with the parameters of the manifests.
+"""The algorithm of the horizontal autoscaler, with the parameters of the manifests.
 
-Source: the algorithm and the scaling policies of Kubernetes' HorizontalPodAutoscaler (autoscaling/v2); KEDA hands its
-queries to one as an external metric.
+It follows the algorithm and the scaling policies of Kubernetes' HorizontalPodAutoscaler (autoscaling/v2). KEDA passes
+its queries to one as external metrics.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _NATIVE = {"winnow_queue_seconds": "queue", "winnow_utilisation": "utilisation"}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `value` pods, or per cent of them, in `period_s`."""
+    """A limit of `value` pods, or percent of the pods, per `period_s`."""
 
     kind: str
     value: int
     period_s: int
 
     def pods(self, replicas: int) -> int:
-        """How many of `replicas`."""
+        """The limit in pods, for a pool of `replicas`."""
         return self.value if self.kind == "Pods" else math.ceil(replicas * self.value / 100)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One autoscaler: aims at a target of each metric for each replica, and takes the metric that asks for most."""
+    """One autoscaler. Each metric has a target per replica; the metric that requests the most replicas wins."""
 
     name: str
     targets: dict[str, float]
-    """By the metric's name: "queue" or "utilisation" in the manifests."""
+    """By name of the metric: "queue" or "utilisation" in the manifests."""
     least: int
     most: int
     up: tuple[Limit, ...]
@@ -83,14 +83,14 @@ def _wanted(replicas: int, total: float, target: float) -> int:
 
 @dataclass(slots=True)
 class Autoscaler:
-    """State of one; ask `decide` every SYNC_S seconds."""
+    """State of an autoscaler. Call `decide` every SYNC_S seconds."""
 
     policy: Policy
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
     _changes: deque[tuple[float, int]] = field(default_factory=deque)
 
     def decide(self, now: float, replicas: int, totals: dict[str, float]) -> int:
-        """The number of replicas from now on. `totals`: each metric, summed over the pool."""
+        """The new number of replicas. `totals`: each metric, summed over the pool."""
         policy = self.policy
         wanted = max(_wanted(replicas, totals[name], target) for name, target in policy.targets.items())
         self._wanted.append((now, wanted))
@@ -109,7 +109,7 @@ class Autoscaler:
         return stable
 
     def _before(self, now: float, limit: Limit, sign: int, replicas: int) -> int:
-        """How far a limit lets the number go, counted from what it was a period ago."""
+        """The number of replicas that a limit allows, relative to the number one period ago."""
         moved = sum(change for at, change in self._changes if at > now - limit.period_s and change * sign > 0)
         start = replicas - moved
         return start + sign * limit.pods(start)

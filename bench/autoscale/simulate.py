@@ -1,7 +1,8 @@
-"""A pool of replicas through a day, in steps of a tenth of a second.
+"""Simulates a pool of replicas over a day, in steps of a tenth of a second.
 
-Every replica has the same share of the queue, for the gateway spreads calls. A replica that is idle begins a batch of
-whatever waits, so under a steady load its batches grow until they keep up: the engine's scheduler without timers.
+Each replica has an equal share of the queue, because the gateway distributes calls. An idle replica starts a batch of
+all queued work, so under constant load batches grow until they keep up, as with the engine's scheduler, which has no
+timers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _QUEUE_BATCHES = 64  # admitted per replica
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a metric can read, of one replica: the mean over the pool."""
+    """Values for metrics, per replica: the mean over the pool."""
 
     queue_s: float
     batch_tokens: float
@@ -40,18 +41,18 @@ def _queue(_: ServiceCurve, state: State) -> float:
 
 
 def _utilisation(curve: ServiceCurve, state: State) -> float:
-    """Computed tokens a second by `winnow_tokens_per_second`, the speed in full batches."""
+    """Computed tokens per second / `winnow_tokens_per_second`, the speed in full batches."""
     return state.tokens_per_second / curve.capacity
 
 
 def _gpu(curve: ServiceCurve, state: State) -> float:
-    """Share of time with a kernel running, as NVIDIA's tools say it: small batches keep a GPU as busy as large ones."""
+    """Share of time with a running kernel, as in NVIDIA's tools. Small batches keep a GPU as busy as large ones."""
     batch = max(state.batch_tokens, state.tokens_per_second / max(state.requests_per_second, 1e-9))
     return min(1.0, state.tokens_per_second * curve.seconds(batch) / batch)
 
 
 def _cpu(_: ServiceCurve, state: State) -> float:
-    """CPU used by CPU requested (4): tokenizing 0.6 million tokens a second on a core, 0.3 ms of gRPC a request."""
+    """Used CPU / requested CPU (4). A core tokenizes 0.6 million tokens per second; gRPC takes 0.3 ms per request."""
     return (0.05 + state.tokens_per_second / 0.6e6 + 0.3e-3 * state.requests_per_second) / 4
 
 
@@ -65,25 +66,25 @@ METRICS: dict[str, Callable[[ServiceCurve, State], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What came of it."""
+    """The result of a simulation."""
 
     name: str
     p50_s: float
     p99_s: float
     shed: float
-    """Share of the interactive requests."""
+    """Share of the interactive requests that were refused."""
     gpu_hours: float
     most: int
     bulk_hours: float
-    """From the bulk job's start to its end; inf where it did not end that day."""
+    """Duration of the bulk job; inf if it did not end on that day."""
     replicas: np.ndarray[tuple[int], np.dtype[np.float64]]
     """For each second."""
     latency_s: np.ndarray[tuple[int], np.dtype[np.float64]]
-    """Greatest of each second."""
+    """Maximum of each second."""
 
 
 def simulate(curve: ServiceCurve, traffic: Traffic, policy: Policy, start: int = 4, seed: int = 1) -> Day:
-    """One day; the policy's metrics are those of METRICS."""
+    """Simulates one day. The metrics of the policy are those in METRICS."""
     random = np.random.default_rng(seed)
     seconds = len(traffic.rate)
     steps = int(seconds / STEP_S)
@@ -107,7 +108,7 @@ def simulate(curve: ServiceCurve, traffic: Traffic, policy: Policy, start: int =
         count, tokens = arrivals[step], arrivals[step] * traffic.request_tokens
         bulk = min(traffic.bulk_window, bulk_left) if now >= traffic.bulk_start_s else 0.0
 
-        # What came in has to wait for what is there, in the queue of its priority, and for the batch that runs.
+        # New work waits for the queued work of its priority and for the running batch.
         share = queue / ready
         batch = max(curve.steady_batch(tokens / STEP_S / ready, traffic.request_tokens), share + bulk / ready)
         batch = min(curve.batch_tokens, batch)
@@ -128,7 +129,7 @@ def simulate(curve: ServiceCurve, traffic: Traffic, policy: Policy, start: int =
             bulk_end = now
 
         if step % round(_SCRAPE_S / STEP_S) == 0:
-            # What runs is counted with what waits. A batch is in progress for the share of time that the model is busy.
+            # Running work is counted as queued. A batch is in progress for the share of time that the model is busy.
             speed = (served + bulk_served) / STEP_S / ready
             busy = min(1.0, speed * curve.seconds(batch) / batch)
             state = State(

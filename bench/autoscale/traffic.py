@@ -12,10 +12,10 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Interactive requests come as they come; bulk work is there until it is done, `bulk_window` tokens at a time."""
+    """Interactive requests arrive at a given rate. Bulk work is sent, `bulk_window` tokens at a time, until done."""
 
     rate: npt.NDArray[np.float64]
-    """Interactive requests a second, for each second."""
+    """Interactive requests per second, for each second."""
     request_tokens: float
     bulk_start_s: int
     bulk_tokens: float
@@ -23,10 +23,10 @@ class Traffic:
 
 
 def day(peak: float, request_tokens: float = 100.0, seconds: int = DAY_S) -> Traffic:
-    """`peak` requests a second in the early afternoon, a fifth of it at night.
+    """`peak` requests per second in the early afternoon, a fifth of that at night.
 
-    At 09:30 traffic doubles within a minute for a quarter of an hour. From 03:00 a job embeds as many tokens as an
-    hour's peak holds, through 32 streams with the gateway's default window.
+    At 09:30 the traffic doubles within a minute, for 15 minutes. At 03:00 a job starts that embeds as many tokens as
+    one hour at the peak, through 32 streams with the gateway's default window.
     """
     t = np.arange(seconds, dtype=np.float64)
     wave = 0.6 + 0.4 * np.sin(2 * np.pi * (t / DAY_S - 0.33))

@@ -1,4 +1,4 @@
-"""What is measured. Each subject has a name, a batch size, and turns the same texts into the same numbers."""
+"""The subjects to measure. Each has a name and a batch size, and computes the same results from the same texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(slots=True)
 class Computed:
-    """What an engine really computed in its last call: tokens, each shared one once, of how many texts."""
+    """What an engine computed in its last call: number of tokens, with shared ones counted once, and of texts."""
 
     tokens: int = 0
     texts: int = 0
 
 
 class Embedder(Protocol):
-    """Texts to unit vectors."""
+    """Converts texts to unit vectors."""
 
     name: str
     batch_size: int
 
     def embed(self, texts: Sequence[str], *, queries: bool) -> Vectors:
-        """`[len(texts), width]`; with `queries` each text gets the model's default query prompt."""
+        """Vectors `[len(texts), width]`. With `queries`, each text gets the model's default query prompt."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Releases all resources."""
 
 
 class Reranker(Protocol):
-    """Queries and documents to probabilities."""
+    """Computes probabilities of queries and documents."""
 
     name: str
     batch_size: int
 
     def rerank(self, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
-        """The probabilities of all documents of all (query, documents), in order."""
+        """The probabilities of all documents of all (query, documents) pairs, in order."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Releases all resources."""

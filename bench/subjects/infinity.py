@@ -1,4 +1,4 @@
-"""infinity-emb over HTTP, as it is used: a server of its own, from an environment of its own, `.cache/infinity`."""
+"""infinity-emb over HTTP, as it is normally used: a separate server, in its own environment `.cache/infinity`."""
 
 import base64
 import http.client
@@ -25,16 +25,16 @@ _CALL_SECONDS = 3600.0
 
 
 class InfinityMissingError(Exception):
-    """infinity cannot be had or cannot serve this model; the message is one line."""
+    """infinity cannot be installed or cannot serve this model. The message is one line."""
 
 
 def install(environment: Path = ENVIRONMENT) -> Path:
-    """The command `infinity_emb`, installed by pip on first use: its packages do not go together with ours."""
+    """The command `infinity_emb`, installed by pip on first use, because its dependencies conflict with ours."""
     command = environment / "bin" / "infinity_emb"
     done = environment / ".installed"
     if done.is_file():
         return command
-    # The same torch as ours: another one would be another subject (and pip's default brings 3 GB of CUDA).
+    # The same version of torch as ours, for a fair comparison (and pip's default would install 3 GB of CUDA).
     steps = [
         [sys.executable, "-m", "venv", "--clear", str(environment)],
         [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install",
@@ -53,12 +53,12 @@ def install(environment: Path = ENVIRONMENT) -> Path:
 
 
 class InfinityServer:
-    """One server that serves the same model under a name per batch size."""
+    """One server that serves the same model under one name per batch size."""
 
     def __init__(self, folder: Path, device: str, batch_sizes: Sequence[int]) -> None:
         command: list[str | Path] = [install(), "v2", "--engine", "torch", "--device", device]
         command += ["--dtype", "bfloat16" if device == "cuda" else "float32", "--no-bettertransformer"]
-        # Its disk cache would answer every repeat; it does not compile by default either.
+        # Without its disk cache, which would answer every repetition, and without compilation, as by default.
         command += ["--no-vector-disk-cache", "--no-compile", "--no-model-warmup", "--host", "127.0.0.1"]
         for size in batch_sizes:
             command += ["--model-id", folder, "--served-model-name", f"batch-{size}", "--batch-size", str(size)]
@@ -76,12 +76,12 @@ class InfinityServer:
             raise InfinityMissingError(f"cannot serve this model: {reason[:200]}") from None
 
     def close(self) -> None:
-        """End the server."""
+        """Stops the server."""
         self._process.stop()
 
 
 class InfinityEmbedder:
-    """`POST /embeddings`, all texts in one call; the server sorts and makes batches itself."""
+    """`POST /embeddings` with all texts in one call. The server sorts them and builds batches."""
 
     name = "infinity"
 

@@ -1,7 +1,7 @@
-"""The recipes of the Qwen3 model cards (Apache-2.0), line by line, but for gradients, which one card leaves on.
+"""The recipes of the Qwen3 model cards (Apache-2.0), line by line, except for gradients, which one card leaves enabled.
 
-The cards pad all texts of a call to the longest, on the left. They let transformers choose the number format; on a CPU
-that would be bfloat16, which most processors only emulate, so float32 is asked for there.
+The cards pad all texts of a call to the longest, on the left. They let transformers choose the number format. On a CPU
+this would be bfloat16, which most processors only emulate, so float32 is used there.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ _MAX_LENGTH = 8192
 
 
 def number_format(device: str) -> torch.dtype:
-    """What each subject but winnow, which chooses itself, computes in."""
+    """Number format of all subjects except winnow, which chooses its own."""
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
 class RecipeEmbedder:
-    """One padded batch of `batch_size` texts after the other; on a CPU all texts are one batch."""
+    """Padded batches of `batch_size` texts, one after the other. On a CPU, all texts are one batch."""
 
     name = "recipe"
 
@@ -56,7 +56,7 @@ class RecipeEmbedder:
 
 
 class RecipeReranker:
-    """One padded batch per query (or `batch_size` pairs of it), the full vocabulary's logits at every position."""
+    """One padded batch per query (or `batch_size` pairs of it), with logits of the full vocabulary at each position."""
 
     name = "recipe"
 

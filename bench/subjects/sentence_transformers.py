@@ -1,4 +1,4 @@
-"""sentence-transformers as documented for Qwen3: it sorts by length and makes batches itself."""
+"""sentence-transformers as documented for Qwen3. It sorts by length and builds batches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ class SentenceTransformersEmbedder:
 
 
 class SentenceTransformersReranker:
-    """`CrossEncoder.predict`, which runs causal rerankers through its LogitScore module."""
+    """`CrossEncoder.predict`, which computes causal rerankers with its LogitScore module."""
 
     name = "sentence-transformers"
 

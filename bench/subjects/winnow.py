@@ -1,7 +1,7 @@
-"""Our engine, in a process of its own, as a worker has it.
+"""Winnow's engine, in its own process, as in a worker.
 
-A thread that calls torch has a team of OpenMP threads. Two teams in one process, ours and that of a peer, would count
-as more threads than there are processors, and OpenMP then puts them to sleep after every kernel: both would be slower.
+A thread that calls torch has a team of OpenMP threads. Two teams in one process, ours and that of a peer, have more
+threads than there are processors. OpenMP then suspends them after every kernel, which makes both slower.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _MAX_TOKENS = 8192  # the engine's default
 
 
 def settings(folder: Path, device: str, batch_tokens: int = 0) -> EngineSettings:
-    """The engine's own defaults, but for the queue and for models with fewer positions than its default limit."""
+    """The engine's defaults, except for the queue and for models with fewer positions than the default limit."""
     positions = int(json.loads((folder / "config.json").read_text())["max_position_embeddings"])
     return EngineSettings(
         str(folder),
@@ -36,7 +36,7 @@ def settings(folder: Path, device: str, batch_tokens: int = 0) -> EngineSettings
 
 
 class WinnowEmbedder:
-    """`batch_size` is the number of texts in one request; the engine makes its own steps of them."""
+    """`batch_size` is the number of texts in one request. The engine divides them into steps."""
 
     name = "winnow"
 
@@ -57,7 +57,7 @@ class WinnowEmbedder:
 
 
 class WinnowReranker:
-    """All requests at once, as from several callers."""
+    """Sends all requests at once, as several clients would."""
 
     name = "winnow"
 
@@ -89,13 +89,13 @@ class _Process:
         self._receive()
 
     def __call__(self, *arguments: object) -> tuple[Any, int, int]:
-        """What `call` gives, the tokens computed for it, and of how many texts."""
+        """The result of `call`, the number of tokens computed for it, and the number of texts."""
         self._connection.send(arguments)
         answer: tuple[Any, int, int] = self._receive()
         return answer
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self._connection.send(None)
         self._process.join()
 

@@ -1,23 +1,23 @@
-# Both workers, embed and rerank, and the Job that fetches their weights. Build from the repository's root:
+# Both workers, embed and rerank, and the Job that downloads their weights. Build from the root of the repository:
 #   docker build -f deploy/docker/worker.Dockerfile -t winnow-worker:0.1.0 .                             (CPU)
 #   docker build -f deploy/docker/worker.Dockerfile --build-arg TORCH=cuda -t winnow-worker:0.1.0-cuda .
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON} AS build
-# cpu: torch without CUDA, some 3 GB less. cuda: PyPI's torch, which brings the CUDA libraries; the node brings the driver.
+# cpu: torch without CUDA, about 3 GB smaller. cuda: torch from PyPI, with CUDA libraries; the node provides the driver.
 ARG TORCH=cpu
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
-# Dependencies first: they change less often than our code, and their layer is kept.
+# Dependencies first: they change less often than the code, so their layer is cached.
 RUN if [ "$TORCH" = cpu ]; then \
       pip install --index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' constraints.txt)"; \
     fi \
     && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); g = p['dependency-groups']; print('\n'.join(p['project']['dependencies'] + g['services'] + g['worker']))" > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
 COPY protos protos
-# The stubs are generated here, by a compiler that does not ship.
+# The stubs are generated in this stage; the compiler is not part of the final image.
 RUN python -m venv /opt/gen \
     && /opt/gen/bin/pip install -c constraints.txt grpcio-tools mypy-protobuf \
     && /opt/gen/bin/python protos/generate.py .
@@ -29,7 +29,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app/winnow winnow
 COPY services services
 COPY models models
-# A number, not a name: Kubernetes can only tell from a number that it is not root.
+# A number, not a name: Kubernetes verifies runAsNonRoot by the number only.
 USER 10001:10001
 EXPOSE 50051 50052 9091 9092
 CMD ["python", "-m", "services.embed"]

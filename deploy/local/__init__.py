@@ -1,1 +1,1 @@
-"""One machine: a private Redis 8, both workers and the gateway, and a demo on top of them."""
+"""Runs everything on one machine: a private Redis 8, both workers, the gateway, and a demo."""

@@ -1,4 +1,4 @@
-"""`python -m deploy.local demo | run`: the whole of Winnow on this machine."""
+"""`python -m deploy.local demo | run`: runs all of Winnow on this machine."""
 
 import argparse
 import os
@@ -20,13 +20,13 @@ DEFAULT_GATEWAY = f"127.0.0.1:{Ports().gateway}"
 
 
 def main() -> int:
-    """Start the stack, do what was asked, stop the stack."""
+    """Starts the stack, runs the command, stops the stack. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
     parser.add_argument("what", choices=["demo", "run"])
-    parser.add_argument("--data", type=Path, metavar="DIR", help="run: keep collections and cache in this folder")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="with run: keep collections and cache in this folder")
     options = parser.parse_args()
     if options.what == "demo" and options.data:
-        parser.error("the demo keeps nothing: --data is for run")
+        parser.error("--data can be used with run only: the demo keeps no data")
     interrupts = Interrupts()
     interrupts.install()
     screen = Screen(console())
@@ -36,28 +36,28 @@ def main() -> int:
         screen.say(f"could not start: {error}")
         return 1
     except KeyboardInterrupt:
-        screen.say("\nstopped")  # true: the stack ends its processes on the way here
+        screen.say("\nstopped")  # the stack has ended its processes by now
         return 128 + interrupts.number
 
 
 class Screen:
-    """Where the stack talks to whoever started it. A terminal that is gone is no reason to fail."""
+    """Output for the user. A closed terminal is not an error."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def say(self, line: str, style: str | None = None) -> None:
-        """Print a line at once, as it is."""
+        """Prints a line immediately and unchanged."""
         try:
             self.console.print(line, style=style, soft_wrap=True)
             self.console.file.flush()
-        except (OSError, SystemExit):  # rich makes SystemExit of a closed pipe
+        except (OSError, SystemExit):  # rich raises SystemExit if a pipe is closed
             self.console.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for buffered output
 
 
 def demo(screen: Screen, interrupts: Interrupts) -> int:
-    """Run the demo on free ports, so that it disturbs nothing."""
+    """Runs the demo on free ports, so that it does not interfere with other processes."""
     folder = Folder.free(LOGS / "demo")
     inherited, dropped = without_connections(os.environ)
     screen.say(f"starting Redis, both workers and the gateway; logs in {shown(folder.path)}", "bold")
@@ -73,12 +73,12 @@ def demo(screen: Screen, interrupts: Interrupts) -> int:
             found = run_demo(stack.addresses["gateway"], screen.console)
     finally:
         folder.close()
-    screen.say(f"\n{found} of {len(questions())} questions found their answer in the top three. All stopped.")
+    screen.say(f"\n{found} of {len(questions())} questions found their answer in the top three. Everything is stopped.")
     return 0
 
 
 def run(screen: Screen, interrupts: Interrupts, data: Path | None) -> int:
-    """Keep the stack up until Ctrl-C, or until a part of it ends."""
+    """Runs the stack until Ctrl-C, or until one of its processes ends."""
     folder = Folder(data.expanduser().absolute()) if data else Folder.free(LOGS / "run")
     screen.say(f"starting Redis, both workers and the gateway; logs in {shown(folder.path)}", "bold")
     stack = Stack(Ports(), os.environ, screen.say, folder=folder, keep_data=data is not None, held=interrupts.held)
@@ -86,22 +86,22 @@ def run(screen: Screen, interrupts: Interrupts, data: Path | None) -> int:
         with stack:
             screen.say(hints(stack, folder, data))
             ended = stack.wait_for_end()
-            screen.say(f"{ended.name} ended by itself. {ended.tail()}")
+            screen.say(f"{ended.name} ended unexpectedly. {ended.tail()}")
     finally:
         folder.close()
     return 1
 
 
 def hints(stack: Stack, folder: Folder, data: Path | None) -> str:
-    """Return what can be done now, and what becomes of what is indexed."""
+    """Commands to try, and whether indexed documents are kept."""
     gateway = stack.addresses["gateway"]
     address = "" if gateway == DEFAULT_GATEWAY else f" --address {gateway}"
     if data:
         kept = f"collections and cache are kept in {shown(folder.path)} for the next start."
     elif stack.has_redis:
-        kept = "what was indexed goes with it (make run DATA=folder keeps it)."
+        kept = "indexed documents are deleted (to keep them: make run DATA=folder)."
     else:
-        kept = "nothing is kept here."
+        kept = "no data is kept."
     return (
         "\nTry it:\n"
         f'  .venv/bin/winnow{address} search "delete a directory tree" --inline "rmtree removes a directory tree"'
@@ -112,7 +112,7 @@ def hints(stack: Stack, folder: Folder, data: Path | None) -> str:
 
 
 def shown(path: Path) -> Path:
-    """Return the path as it is shorter to read: from here, if it lies below."""
+    """The path, relative to the current directory if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -1,4 +1,4 @@
-"""The demo's documents: the docstrings of the running interpreter's own standard library."""
+"""The demo's documents: the docstrings of the running interpreter's standard library."""
 
 import importlib
 import inspect
@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 
-# Modules that act when imported (open a browser, print a poem, start a window), or hold no documentation of their own.
+# Modules whose import has side effects (a browser, a printed poem, a window), and modules without useful documentation.
 SKIPPED = {"antigravity", "ensurepip", "idlelib", "lib2to3", "test", "tests", "this", "tkinter", "turtle", "turtledemo"}
 # Modules that readers know by another name.
 PUBLIC_NAMES = {"builtins": "", "posix": "os", "nt": "os", "posixpath": "os.path", "ntpath": "os.path"}
@@ -20,7 +20,7 @@ PUBLIC_NAMES = {"builtins": "", "posix": "os", "nt": "os", "posixpath": "os.path
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One documented module, class, function or method. `name` is where a reader would import it from."""
+    """One documented module, class, function or method. `name` is its public import path."""
 
     name: str
     kind: str
@@ -28,14 +28,14 @@ class Entry:
 
     @property
     def metadata_json(self) -> str:
-        """What can be filtered on."""
+        """The metadata for filters."""
         return json.dumps({"module": self.name.split(".", maxsplit=1)[0], "kind": self.kind})
 
 
 def standard_library() -> list[Entry]:
-    """Return the documentation of the standard library, one entry per documented object, sorted by name."""
+    """The documentation of the standard library, one entry per documented object, sorted by name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated modules warn when they are imported, and when they are looked at
+        warnings.simplefilter("ignore")  # deprecated modules warn on import and on attribute access
         return _collect()
 
 
@@ -43,7 +43,7 @@ def _collect() -> list[Entry]:
     found: dict[str, Entry] = {}
     seen: set[int] = set()
     modules = list(_modules())
-    # Twice over the modules: an object belongs to the module that defines it, else to the first that offers it.
+    # Two passes: an object belongs to the module that defines it, or else to the first that exports it.
     for owned in (True, False):
         for module in modules:
             for name, kind, obj in _members(module):
@@ -72,7 +72,7 @@ def _modules() -> Iterator[types.ModuleType]:
 
 
 def _import(name: str) -> types.ModuleType | None:
-    """Import quietly; a module of another platform is no module here."""
+    """Imports a module without output. Returns None if it cannot be imported, for example on another platform."""
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         try:
             return importlib.import_module(name)
@@ -81,7 +81,7 @@ def _import(name: str) -> types.ModuleType | None:
 
 
 def _members(module: types.ModuleType) -> Iterator[tuple[str, str, object]]:
-    """Yield (public name, kind, object) of a module, its public functions and classes, and their own methods."""
+    """Yields (public name, kind, object) of a module, its public functions and classes, and their methods."""
     public = PUBLIC_NAMES.get(module.__name__, module.__name__)
     yield public or module.__name__, "module", module
     for attribute, obj in sorted(vars(module).items()):
@@ -102,13 +102,13 @@ def _owns(module: types.ModuleType, obj: object) -> bool:
 
 
 def _foreign(obj: object, module: types.ModuleType) -> bool:
-    """True where `obj` is defined in another public module, which will offer it itself."""
+    """Whether `obj` is defined in another public module, which exports it itself."""
     owner = getattr(obj, "__module__", None)
     return bool(owner) and not _owns(module, obj) and not str(owner).startswith("_") and owner != "builtins"
 
 
 def _text(name: str, kind: str, obj: object) -> str | None:
-    """`name(signature)`, then the docstring; None where the object has none of its own."""
+    """`name(signature)`, then the docstring. None if the object has no docstring."""
     doc = getattr(obj, "__doc__", None)
     if not isinstance(doc, str) or not doc.strip():
         return None
@@ -116,7 +116,7 @@ def _text(name: str, kind: str, obj: object) -> str | None:
     if kind != "module" and callable(obj):
         try:
             signature = str(inspect.signature(obj))
-        except Exception:  # signatures written in C are evaluated, and some name what this build lacks
+        except Exception:  # signatures of C functions are evaluated; some refer to names that this build lacks
             signature = ""
     if len(signature) > 120 or " at 0x" in signature:
         signature = "(…)"

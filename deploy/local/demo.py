@@ -1,4 +1,4 @@
-"""`make demo`: the standard library's documentation, indexed and searched."""
+"""`make demo`: indexes and searches the documentation of the standard library."""
 
 import json
 import time
@@ -22,14 +22,14 @@ TOP_N = 3
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, and the names that answer it. Written before any model had seen them."""
+    """A question and the names that answer it, written before any model was tried on them."""
 
     question: str
     answers: frozenset[str]
 
 
 def questions() -> list[Question]:
-    """Return the demo's ten questions."""
+    """The ten questions of the demo."""
     lines = (Path(__file__).parent / "questions.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [Question(row["question"], frozenset(row["answers"])) for row in rows]
@@ -38,7 +38,7 @@ def questions() -> list[Question]:
 def index_documentation(
     stub: retrieval_pb2_grpc.RetrievalServiceStub, entries: list[Entry], console: Console
 ) -> IngestReport:
-    """Index the entries into a new collection, with a progress bar."""
+    """Indexes the entries into a new collection, with a progress bar."""
     stub.CreateCollection(pb.CreateCollectionRequest(name=COLLECTION), timeout=30)
     columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -48,7 +48,7 @@ def index_documentation(
 
 
 def search(stub: retrieval_pb2_grpc.RetrievalServiceStub, query: str, **fields: int) -> pb.SearchResponse:
-    """Search the collection."""
+    """Searches the collection."""
     request = pb.SearchRequest(
         query=query,
         collection=pb.CollectionSource(name=COLLECTION),
@@ -60,7 +60,7 @@ def search(stub: retrieval_pb2_grpc.RetrievalServiceStub, query: str, **fields: 
 
 
 def run_demo(gateway: str, console: Console) -> int:
-    """Index, search, show the cache. Return how many of the ten questions found their answer in the top three."""
+    """Indexes, searches, and shows the cache. Returns how many questions found their answer in the top three."""
     entries = standard_library()
     console.print(f"{len(entries)} docstrings of this Python's standard library", highlight=False)
     with grpc.insecure_channel(gateway, [("grpc.enable_http_proxy", 0)]) as channel:
@@ -68,7 +68,7 @@ def run_demo(gateway: str, console: Console) -> int:
         started = time.perf_counter()
         report = index_documentation(stub, entries, console)
         seconds = time.perf_counter() - started
-        console.print(f"{report}, {len(entries) / seconds:.0f} a second\n", highlight=False)
+        console.print(f"{report}, {len(entries) / seconds:.0f} per second\n", highlight=False)
         found = 0
         for question in questions():
             response = search(stub, question.question)
@@ -76,11 +76,9 @@ def run_demo(gateway: str, console: Console) -> int:
             found += right
             print_search(console, question.question, response, question.answers)
             if not right:
-                console.print(
-                    f"none of these is right; {' or '.join(sorted(question.answers))} would be", style="yellow"
-                )
+                console.print(f"no right answer; expected {' or '.join(sorted(question.answers))}", style="yellow")
             console.print()
         again = questions()[0].question
-        console.print("the first question again: its vector and its scores now come from the cache", style="bold")
+        console.print("the first question again, with its vector and scores from the cache", style="bold")
         print_search(console, again, search(stub, again), questions()[0].answers)
     return found

@@ -1,4 +1,4 @@
-"""A folder that one stack has to itself, for its logs and, if it keeps them, its data."""
+"""A folder that is locked by one stack, for its logs and, optionally, its data."""
 
 import fcntl
 import os
@@ -10,14 +10,14 @@ from deploy.local.process import StartError
 
 
 class InUseError(StartError):
-    """Another stack has the folder."""
+    """The folder is locked by another stack."""
 
 
 class Folder:
-    """Creates the folder and locks it. The lock ends with the last process that holds `lock`, a file descriptor."""
+    """Creates and locks the folder. The lock is released when no process has `lock`, a file descriptor, open."""
 
     def __init__(self, path: Path) -> None:
-        """InUseError if another stack has the folder, StartError if it cannot be made."""
+        """Raises InUseError if another stack has locked the folder, StartError if it cannot be created."""
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -28,16 +28,16 @@ class Folder:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self.lock)
-            raise InUseError(f"{path} is in use by another stack, which runs or is ending") from None
+            raise InUseError(f"{path} is in use by another stack, which is running or stopping") from None
 
     @classmethod
     def free(cls, path: Path) -> "Folder":
-        """Return the first of `path`, `path-2`, `path-3` … that no other stack has."""
+        """The first of `path`, `path-2`, `path-3` … that is not locked by another stack."""
         for number in count(1):
             with suppress(InUseError):
                 return cls(path if number == 1 else path.with_name(f"{path.name}-{number}"))
         raise AssertionError  # count() has no end
 
     def close(self) -> None:
-        """Give the folder up; its contents stay."""
+        """Releases the folder. Its contents stay."""
         os.close(self.lock)

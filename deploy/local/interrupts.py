@@ -1,4 +1,4 @@
-"""Ctrl-C, a plain kill and a closed terminal, all as KeyboardInterrupt, but never between a start and its record."""
+"""Raises KeyboardInterrupt on Ctrl-C, SIGTERM and a closed terminal, but not while a process is being started."""
 
 import signal
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP of this process. `number` is the last one that came, 0 if none."""
+    """SIGINT, SIGTERM and SIGHUP of this process. `number` is the last signal received, 0 if none."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -15,14 +15,14 @@ class Interrupts:
         self._waiting = False
 
     def install(self) -> None:
-        """Take the signals over, except those that whoever started us ignores (nohup)."""
+        """Handles the signals, except those that the parent process has set to be ignored (nohup)."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Put off what comes within the block to its end."""
+        """Defers signals that arrive within the `with` block to its end."""
         self._holders += 1
         try:
             yield

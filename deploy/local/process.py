@@ -1,4 +1,4 @@
-"""A child process whose log says what it is doing."""
+"""A child process that is observed by its log."""
 
 import os
 import re
@@ -12,19 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 
 _END_SECONDS = 10.0
-# Becomes the command after a line on standard input, and ends if that ends first. The process id stays the same.
-_WHEN_TOLD = ("/bin/sh", "-c", 'read -r _ && exec "$@"', "sh")
+# Executes the command, with the same process id, after a line on standard input. Ends if standard input ends first.
+_GATED = ("/bin/sh", "-c", 'read -r _ && exec "$@"', "sh")
 
 
 class StartError(Exception):
-    """A process did not start; the message holds the end of its log."""
+    """A process did not start. The message contains the end of its log."""
 
 
 class Process:
-    """Runs a command in the background and keeps its log, in a file and, as far as it is recent, at hand.
+    """Runs a command in the background. Writes its log to a file and keeps the last lines in memory.
 
-    Its environment is `inherited` (default: this process's) with `environment` over it. `note` is called with the
-    process id before the command begins; if this process dies before that, the command never begins.
+    Its environment is `inherited` (default: that of this process), overridden by `environment`. `note` is called with
+    the process id before the command starts; if this process dies before that, the command never starts.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Process:
         self._lines: deque[str] = deque(maxlen=2000)
         self._ended = False
         self._changed = threading.Condition()
-        # A session of its own: Ctrl-C and the end of the terminal reach the parent alone, which then stops its children
-        # in order.
+        # A separate session: Ctrl-C and a closed terminal reach only the parent, which then stops its children in
+        # order.
         self._popen = subprocess.Popen(
-            [*_WHEN_TOLD, *command] if note else command,
+            [*_GATED, *command] if note else command,
             env={**(os.environ if inherited is None else inherited), **environment},
             stdin=subprocess.PIPE if note else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -68,24 +68,24 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self._popen.poll() is None
 
     def wait_for(self, pattern: str, timeout: float = 60.0) -> re.Match[str]:
-        """Wait until a line of the log matches, and return the match.
+        """Waits until a line of the log matches, and returns the match.
 
-        Raises StartError where the process ends before, or `timeout` seconds are up.
+        Raises StartError if the process ends before that, or after `timeout` seconds.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._search(pattern) or self._ended, timeout)
             match = self._search(pattern)
         if match:
             return match
-        raise self.not_started(f"said nothing in {timeout:.0f} s")
+        raise self.not_started(f"not ready after {timeout:.0f} s")
 
     def not_started(self, state: str = "") -> StartError:
-        """Return the error that says so: in which `state` it is, if it has not ended, and the end of its log."""
-        if self._ended:  # a process closes its log a moment before it can be waited for
+        """The error, with the exit status (or `state`, if the process is still running) and the end of the log."""
+        if self._ended:  # the log is closed a moment before the process can be waited for
             with suppress(subprocess.TimeoutExpired):
                 self._popen.wait(_END_SECONDS)
         if not self.running:
@@ -94,35 +94,35 @@ class Process:
         return StartError(f"{self.name} did not start ({state}). {self.tail()}")
 
     def find(self, pattern: str) -> re.Match[str] | None:
-        """Return the first match in the log as it is now."""
+        """The first match in the current log."""
         with self._changed:
             return self._search(pattern)
 
     @property
     def last_line(self) -> str:
-        """The newest line of the log, or nothing."""
+        """The last line of the log, or an empty string."""
         with self._changed:
             return self._lines[-1].strip() if self._lines else ""
 
     def tail(self) -> str:
-        """Return the end of the log."""
+        """The end of the log."""
         with self._changed:
             return f"The end of {self._log}:\n" + "".join(list(self._lines)[-20:])
 
     def join(self) -> int:
-        """Wait until the process ends by itself and return its exit status."""
+        """Waits until the process ends, and returns its exit status."""
         return self._popen.wait()
 
     def address(self, timeout: float = 60.0) -> str:
-        """Wait for the line `listening on HOST:PORT` and return HOST:PORT."""
+        """Waits for the line `listening on HOST:PORT` and returns HOST:PORT."""
         return self.wait_for(r"\blistening on ([^\s\"',}]+:\d+)", timeout).group(1)
 
     def metrics_address(self, timeout: float = 60.0) -> str:
-        """Wait for the line `metrics on HOST:PORT` and return HOST:PORT."""
+        """Waits for the line `metrics on HOST:PORT` and returns HOST:PORT."""
         return self.wait_for(r"\bmetrics on ([^\s\"',}]+:\d+)", timeout).group(1)
 
     def stop(self, grace: float = 15.0) -> int:
-        """Ask the process to end, end it after `grace` seconds, and return its exit status."""
+        """Sends SIGTERM, kills the process after `grace` seconds, and returns its exit status."""
         if self.running:
             self._popen.send_signal(signal.SIGTERM)
         try:
@@ -133,7 +133,7 @@ class Process:
         return status
 
     def kill(self) -> int:
-        """End the process, and what it has started, at once; return its exit status."""
+        """Kills the process and its children immediately. Returns its exit status."""
         if self.running:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -159,5 +159,5 @@ class Process:
 
 
 def python_module(module: str) -> list[str]:
-    """Return the command that runs a module of this checkout with this interpreter."""
+    """The command that runs a module of this checkout with this interpreter."""
     return [sys.executable, "-m", module]

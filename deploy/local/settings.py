@@ -1,4 +1,4 @@
-"""What the parts of the stack are told: what the environment says comes first, then the stack's own defaults."""
+"""Settings of the processes in a stack: those in the environment override the stack's defaults."""
 
 import re
 import socket
@@ -8,18 +8,18 @@ from contextlib import ExitStack
 from deploy.local.process import StartError
 
 PARTS = ("embed", "rerank", "gateway")
-# Settings that tie a process to others: where it listens, whom it calls, and how they prove who they are.
+# Settings that connect a process to others: addresses, targets and credentials.
 _CONNECTIONS = re.compile(r"_(LISTEN|TARGET|URL|TLS|TLS_[A-Z_]+|AUTH_TOKENS_FILE|TOKEN)$")
 
 
 def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of our processes in an environment, by their names in capitals: their case is free."""
+    """The settings of our processes in an environment, by upper-case name. Names are case-insensitive."""
     prefixes = tuple(f"{part.upper()}_" for part in PARTS)
     return {name.upper(): value for name, value in environ.items() if name.upper().startswith(prefixes)}
 
 
 def without_connections(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return an environment for a private stack, and the names of the settings that were left out of it."""
+    """An environment for a private stack, and the names of the settings that were removed from it."""
     dropped = sorted(
         name for name in environ if settings_in({name: ""}) and _CONNECTIONS.search(name.upper()) is not None
     )
@@ -27,9 +27,9 @@ def without_connections(environ: Mapping[str, str]) -> tuple[dict[str, str], lis
 
 
 def check_addresses(addresses: Mapping[str, str]) -> None:
-    """Raise StartError if one of the addresses (HOST:PORT by setting) is taken, by another process or one another.
+    """Raises StartError if one of the addresses (HOST:PORT by setting) is in use, or if two are equal.
 
-    What is no address is left to the process, which refuses it by name.
+    Invalid addresses are ignored here; the process refuses them with an error that names the setting.
     """
     with ExitStack() as held:
         for name, address in addresses.items():
@@ -40,8 +40,8 @@ def check_addresses(addresses: Mapping[str, str]) -> None:
                 _listen(held, host.strip("[]"), int(port))
             except OSError as error:
                 raise StartError(
-                    f"{address} cannot be had ({error.strerror}): stop what listens there, or set {name}=HOST:PORT to"
-                    " another address"
+                    f"{address} is not available ({error.strerror}): stop the process that listens there, or set"
+                    f" {name}=HOST:PORT to another address"
                 ) from None
 
 
@@ -58,6 +58,6 @@ def _listen(held: ExitStack, host: str, port: int) -> None:
 
 
 def reachable(address: str) -> str:
-    """Return an address to call where the given one was listened on: a wildcard is no place to go to."""
+    """The address to call for a listen address: localhost instead of a wildcard."""
     host, _, port = address.rpartition(":")
     return f"localhost:{port}" if host in {"[::]", "0.0.0.0"} else address

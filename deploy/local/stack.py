@@ -1,4 +1,4 @@
-"""Everything on one machine: Redis, both workers, the gateway."""
+"""A stack: Redis, both workers and the gateway on one machine."""
 
 import os
 import tempfile
@@ -19,13 +19,13 @@ from deploy.local.watchdog import Watchdog
 
 ROOT = Path(__file__).resolve().parents[2]
 _MODULES = {"embed": "services.embed", "rerank": "services.rerank", "gateway": "gateway"}
-_SILENCE_SECONDS = 600.0  # a large model takes minutes to load, and says nothing meanwhile
+_SILENCE_SECONDS = 600.0  # a large model takes minutes to load and logs nothing meanwhile
 _PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the parts listen on loopback; 0 lets the system choose."""
+    """The ports of the processes on loopback. 0: any free port."""
 
     gateway: int = 50050
     embed: int = 50051
@@ -35,7 +35,7 @@ class Ports:
     rerank_metrics: int = 9092
 
     def settings(self) -> dict[str, str]:
-        """The settings that say so."""
+        """The settings for these ports."""
         return {
             f"{part.upper()}_{setting}": f"127.0.0.1:{getattr(self, part + suffix)}"
             for part in PARTS
@@ -47,15 +47,15 @@ FREE_PORTS = Ports(0, 0, 0, 0, 0, 0)
 
 
 class Stack:
-    """Starts the parts side by side, knows their addresses, stops them in the opposite order.
+    """Starts the processes, knows their addresses, and stops them in reverse order.
 
-    A context manager: whatever started is stopped on the way out, also on Ctrl-C and if a later part fails; and if this
-    process is killed, a watchdog stops it.
+    A context manager: all processes are stopped on exit, also after Ctrl-C or if a later process fails to start. If
+    this process is killed, a watchdog stops them.
 
-    `environment` holds settings that win over the stack's own: a part that they say is elsewhere (GATEWAY_EMBED_TARGET,
-    GATEWAY_RERANK_TARGET, GATEWAY_REDIS_URL) is not started. All else the parts inherit from `inherited`. `folder`
-    receives the logs; without it they are gone with the stack. With `keep_data`, Redis keeps its data there too.
-    `held` puts off signals while a process is started and noted down.
+    `environment` has settings that override the stack's own. A process that they place elsewhere (GATEWAY_EMBED_TARGET,
+    GATEWAY_RERANK_TARGET, GATEWAY_REDIS_URL) is not started. The processes inherit other variables from `inherited`.
+    Logs are written to `folder`; without it they are deleted with the stack. With `keep_data`, Redis keeps its data in
+    `folder`, too. `held` defers signals while a process is started and recorded.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stack:
         self._processes: list[Process] = []
         self._watchdog: Watchdog | None = None
         self._listening: dict[str, str] = {}
-        # The socket of Redis: its path must be short, which a folder of the caller's need not be.
+        # For the socket of Redis: its path must be short, and `folder` may have a long path.
         self._directory = tempfile.TemporaryDirectory(prefix="winnow-", ignore_cleanup_errors=True)
         self.addresses: dict[str, str] = {}
         self.has_redis = False
@@ -99,7 +99,7 @@ class Stack:
         self.stop()
 
     def wait_for_end(self) -> Process:
-        """Block until one of the processes ends, and return it."""
+        """Blocks until one of the processes ends, and returns it."""
         ended: list[Process] = []
         event = threading.Event()
 
@@ -110,13 +110,13 @@ class Stack:
 
         for process in self._processes:
             threading.Thread(target=watch, args=(process,), daemon=True).start()
-        while not event.wait(3600):  # a bounded wait: an endless one cannot be interrupted on every platform
+        while not event.wait(3600):  # on some platforms, a wait without a timeout cannot be interrupted
             pass
         return ended[0]
 
     @property
     def running(self) -> list[str]:
-        """Names of the processes that live, in the order of their start."""
+        """Names of the running processes, in the order of their start."""
         return [process.name for process in self._processes if process.running]
 
     @property
@@ -125,14 +125,14 @@ class Stack:
         return self._folder.path if self._folder else Path(self._directory.name)
 
     def stop(self) -> None:
-        """Stop what runs, the last started first; on a second Ctrl-C at once. Calling it again does nothing."""
+        """Stops all processes, the last started first; a second Ctrl-C kills them. Calling it again does nothing."""
         try:
             if self._processes:
-                self._say("stopping; Ctrl-C again ends everything at once")
+                self._say("stopping; press Ctrl-C again to kill everything")
             while self._processes:
                 self._processes[-1].stop()
                 self._ended(self._processes.pop())
-        finally:  # nothing is left to end here, unless the above was interrupted
+        finally:  # no process is left here, unless the loop was interrupted
             with self._held():
                 for process in self._processes:
                     process.kill()
@@ -158,7 +158,7 @@ class Stack:
         redis_url = self._start_redis()
         targets = {"GATEWAY_REDIS_URL": redis_url} if redis_url else {}
         workers = [self._launch(part) for part in local if part != "gateway"]
-        # Workers listen before they load, and the gateway waits for them: a wrong setting of any part shows at once.
+        # Workers listen before they load, and the gateway waits for them. So a wrong setting fails immediately.
         self._until(lambda: all(worker.name in self._listening for worker in workers))
         for worker in workers:
             targets[f"GATEWAY_{worker.name.upper()}_TARGET"] = self._listening[worker.name]
@@ -168,21 +168,21 @@ class Stack:
     def _elsewhere(self, part: str, setting: str) -> bool:
         if not self._given.get(setting):
             return False
-        self._say(f"{part:<9} not started: {setting} says where it is")
+        self._say(f"{part:<9} not started: {setting} is set")
         return True
 
     def _start_redis(self) -> str | None:
         given = [name for name in ("REDIS", "CACHE", "INDEX") if self._given.get(f"GATEWAY_{name}_URL")]
         if "REDIS" in given or len(given) == 2:
             if self._keep_data:
-                raise StartError("there is nothing to keep here: GATEWAY_*_URL says that Redis is elsewhere")
+                raise StartError("there is nothing to keep here: GATEWAY_*_URL names another Redis")
             self._elsewhere("redis", f"GATEWAY_{given[-1]}_URL")
             return None
         server = find_redis_server()
         if server is None:
             if self._keep_data:
-                raise StartError(f"data can be kept only by Redis {NEEDED} or later, and there is none here")
-            self._say(f"redis     none of version {NEEDED} or later here: no cache, inline documents only")
+                raise StartError(f"keeping data requires Redis {NEEDED} or later, which is not installed")
+            self._say(f"redis     version {NEEDED} or later is not installed: no cache, inline documents only")
             return None
         data = self.logs / "redis" if self._keep_data else None
         if data is not None:
@@ -196,7 +196,7 @@ class Stack:
 
     def _launch(self, part: str, targets: Mapping[str, str] | None = None) -> Process:
         own = {name: value for name, value in self._settings.items() if name.startswith(f"{part.upper()}_")}
-        # A target that is set to nothing is as good as unset.
+        # An empty target counts as unset.
         own = {name: value for name, value in own.items() if value or name not in (targets or {})}
         environment = {"PYTHONPATH": str(ROOT), **(targets or {}), **own, **self._others}
         return self._spawn(part, python_module(_MODULES[part]), environment)
@@ -215,7 +215,7 @@ class Stack:
             self._watchdog.forget(process.pid)
 
     def _all_ready(self, loading: list[Process]) -> bool:
-        """Take out of `loading`, in its order, who has begun to serve, and say where it is."""
+        """Removes processes that are serving from `loading`, in order, and prints their addresses."""
         while loading and loading[0].find(r"\bserving winnow\."):
             process = loading.pop(0)
             line = f"{process.name:<9} {self._listening[process.name]}"
@@ -227,14 +227,14 @@ class Stack:
         return not loading
 
     def _read_addresses(self) -> None:
-        """Note where the parts listen while their logs still reach back so far."""
+        """Records the addresses in the logs, before these lines are dropped from memory."""
         for process in self._processes:
             for key, said in ((process.name, "listening"), (f"{process.name} metrics", "metrics")):
                 if key not in self._listening and (match := process.find(rf"\b{said} on ([^\s\"',}}]+:\d+)")):
                     self._listening[key] = reachable(match.group(1))
 
     def _until(self, fact: Callable[[], object], loading: Sequence[Process] = ()) -> None:
-        """Wait for a fact, and say now and then what is `loading`. StartError if a process ends or falls silent."""
+        """Waits for a condition and prints what is `loading`. Raises StartError if a process ends or logs nothing."""
         started = said = time.monotonic()
         silent_since, last_lines = started, ""
         while True:
@@ -250,8 +250,8 @@ class Stack:
             if lines != last_lines:
                 silent_since, last_lines = now, lines
             elif now - silent_since > _SILENCE_SECONDS:
-                raise StartError(f"nothing happened for {_SILENCE_SECONDS:.0f} s; the logs are in {self.logs}")
+                raise StartError(f"no log lines for {_SILENCE_SECONDS:.0f} s; the logs are in {self.logs}")
             if now - said > _PROGRESS_SECONDS:
                 said = now
-                for process in loading[:-1] or loading:  # the last is the gateway, which waits for the workers
+                for process in loading[:-1] or loading:  # the last one is the gateway, which waits for the workers
                     self._say(f"{process.name:<9} loading for {now - started:.0f} s: {process.last_line[:160]}")

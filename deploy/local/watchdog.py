@@ -1,8 +1,8 @@
-"""Ends what a stack started when the stack itself has gone, in whatever way: SIGKILL leaves it no time to do so.
+"""Stops the processes of a stack if the stack itself has been killed, which leaves it no time to do so.
 
-A process beside the stack, so that it works on Linux and macOS alike. Its standard input names what is to be ended:
-"+PID" for each process that was started, "-PID" for each that has ended. The system closes that input with the stack.
-This file runs as a script of its own and imports nothing from the repository.
+It is a separate process, because this works on both Linux and macOS. Its standard input lists the processes: "+PID" for
+each one that was started, "-PID" for each one that has ended. The system closes this input when the stack ends. This
+file runs as a script and imports nothing from the repository.
 """
 
 import os
@@ -17,7 +17,7 @@ _GRACE_SECONDS = 15.0
 
 
 class Watchdog:
-    """The stack's end of it. `held`: file descriptors, as of a lock, that stay open until all processes have ended."""
+    """The watchdog, as seen by the stack. `held`: file descriptors that stay open until all processes have ended."""
 
     def __init__(self, held: Sequence[int] = ()) -> None:
         self._popen = subprocess.Popen(
@@ -36,15 +36,15 @@ class Watchdog:
         return self._popen.pid
 
     def watch(self, pid: int) -> None:
-        """End this process group if the stack goes."""
+        """Stops this process group when the stack ends."""
         self._write(f"+{pid}")
 
     def forget(self, pid: int) -> None:
-        """The process has ended; its id may come to name another."""
+        """Removes a process that has ended, because its id may be reused."""
         self._write(f"-{pid}")
 
     def close(self) -> None:
-        """End what is still watched, and then the watchdog. Calling it again does nothing."""
+        """Stops the processes that are still watched, then the watchdog. Calling it again does nothing."""
         if self._popen.stdin is not None:
             with suppress(OSError):
                 self._popen.stdin.close()
@@ -52,12 +52,12 @@ class Watchdog:
 
     def _write(self, line: str) -> None:
         assert self._popen.stdin is not None
-        with suppress(OSError):  # somebody ended it; the stack ends its processes itself where it can
+        with suppress(OSError):  # the watchdog was killed; the stack normally stops its processes itself
             print(line, file=self._popen.stdin, flush=True)
 
 
 def main(lines: Iterable[str]) -> None:
-    """Follow `lines` to their end, then end what is left."""
+    """Reads `lines` to the end, then stops the remaining processes."""
     watched: set[int] = set()
     for line in lines:
         (watched.add if line.startswith("+") else watched.discard)(int(line[1:]))
@@ -71,7 +71,7 @@ def main(lines: Iterable[str]) -> None:
 
 
 def _signal(group: int, number: int) -> bool:
-    """Send a signal to a process group; False if it is gone."""
+    """Sends a signal to a process group. Returns False if it does not exist."""
     try:
         os.killpg(group, number)
     except OSError:

@@ -1,7 +1,7 @@
-"""From settings and an application to a serving process, and back to nothing without losing an accepted call.
+"""Serves an application over gRPC, from the start of a process to its orderly end.
 
-The port is bound before the application has loaded, with health NOT_SERVING and calls refused, so that probes and
-balancers see the truth from the first moment.
+The port is bound before the application has loaded. Until then health is NOT_SERVING and calls are refused, so that
+probes and load balancers see the true state. On SIGTERM, accepted calls are finished.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from services.runtime.tls import server_credentials
 
 log = logging.getLogger("winnow.server")
 
-_LAST_WORDS_SECONDS = 0.5  # for statuses that are on their way out
+_STOP_SECONDS = 0.5  # for statuses that are still being sent
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Application(Protocol):
-    """What a process serves. The methods are awaited in this order, each once; `register` comes first."""
+    """What a process serves. The methods are called in this order, each once."""
 
     @property
     def services(self) -> Sequence[str]:
-        """Full names of its proto services: they are its health names, and what reflection lists."""
+        """Full names of its proto services, used for health and reflection."""
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
-        """Adds its servicers. No call reaches them before `start` is done."""
+        """Adds its servicers. No call reaches them before `start` has returned."""
 
     async def start(self) -> None:
-        """Loads and warms up; calls are let in when it returns. An exception ends the process."""
+        """Loads and warms up. Calls are accepted when it returns. An exception ends the process."""
 
     async def drain(self) -> None:
-        """Finishes what goes on behind the calls, which have ended. Cancelled when the time for it is over."""
+        """Finishes background work after all calls have ended. Cancelled after the drain time."""
 
     async def close(self) -> None:
-        """Frees everything; also after a `start` that failed or was cancelled."""
+        """Releases all resources, also if `start` failed or was cancelled."""
 
 
 def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle) -> grpc.aio.Server:
-    """A server with interceptors, limits, health and reflection; not yet bound."""
+    """A server with interceptors, limits, health and reflection. It is not bound yet."""
     tokens = [AuthInterceptor(BearerTokens(settings.auth_tokens_file))] if settings.auth_tokens_file else []
     chain = [
         ErrorsInterceptor(),
@@ -84,7 +84,7 @@ def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle)
 
 
 def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:
-    """Binds the listen address; returns HOST:PORT with the port that was chosen. RuntimeError where it is taken."""
+    """Binds the listen address and returns HOST:PORT with the actual port. Raises RuntimeError if it is in use."""
     host = settings.listen.rpartition(":")[0]
     if settings.tls_cert is None or settings.tls_key is None:
         port = server.add_insecure_port(settings.listen)
@@ -95,9 +95,9 @@ def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:
 
 
 async def serve(settings: ProcessSettings, application: Application, telemetry: Telemetry) -> int:
-    """Serves until SIGTERM or SIGINT; returns the process's exit status.
+    """Serves until SIGTERM or SIGINT. Returns the exit status of the process.
 
-    0 after an orderly end; 1 where it could not listen, or the application failed to start or broke.
+    0: an orderly end. 1: it could not listen, or the application failed to start or broke.
     """
     lifecycle = Lifecycle(application.services)
     loop = asyncio.get_running_loop()
@@ -109,7 +109,7 @@ async def serve(settings: ProcessSettings, application: Application, telemetry: 
         application.register(server, lifecycle)
         address = bind(server, settings)
         probes = await _probe_server(settings, lifecycle)
-    except (OSError, RuntimeError, ValueError) as error:  # a port that is taken, a file that cannot be read
+    except (OSError, RuntimeError, ValueError) as error:  # the port is in use, or a file cannot be read
         log.error("cannot listen: %s", error)
         return 1
     await server.start()
@@ -132,7 +132,7 @@ async def serve(settings: ProcessSettings, application: Application, telemetry: 
 
 
 async def _start(application: Application, lifecycle: Lifecycle) -> None:
-    """Runs `application.start`, or gives up on it when the process is told to stop meanwhile."""
+    """Runs `application.start`, and cancels it if the process receives a signal meanwhile."""
     starting = asyncio.create_task(application.start())
     stopping = asyncio.create_task(lifecycle.stopping.wait())
     await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -145,7 +145,7 @@ async def _start(application: Application, lifecycle: Lifecycle) -> None:
         lifecycle.fail()
     else:
         gc.collect()
-        gc.freeze()  # what the start has made stays: no later collection need walk through it
+        gc.freeze()  # objects created at the start live on: later collections can skip them
         await lifecycle.ready()
         if lifecycle.phase is Phase.SERVING:
             announcements.info("serving %s", ", ".join(lifecycle.services))
@@ -159,13 +159,13 @@ async def _drain(seconds: float, application: Application, lifecycle: Lifecycle,
                 await lifecycle.idle()
                 await application.drain()
         except TimeoutError:
-            log.warning("not everything that was accepted could be finished within %g s", seconds)
+            log.warning("accepted calls could not be finished within %g s", seconds)
     lifecycle.health.close()
-    await server.stop(_LAST_WORDS_SECONDS)
+    await server.stop(_STOP_SECONDS)
 
 
 async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc.aio.Server | None:
-    """A plaintext server with the health service alone: Kubernetes' probes speak no TLS."""
+    """A plaintext server with only the health service, because Kubernetes' probes do not support TLS."""
     if settings.health_listen is None:
         return None
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -179,11 +179,11 @@ async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc
 
 def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
     options = [
-        ("grpc.so_reuseport", 0),  # with 1 a second process would share the port in silence
-        # Twice the limit: what is a little over it is refused by name (DecodingInterceptor), not cut off by grpc.
+        ("grpc.so_reuseport", 0),  # with 1, a second process would share the port silently
+        # Twice the limit, so that DecodingInterceptor can refuse messages slightly over it with a helpful error.
         ("grpc.max_receive_message_length", min(2 * settings.max_message_bytes, 2**31 - 1)),
         ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below our clients' 20 s, or they get GOAWAY
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # less than our clients' 20 s, to avoid GOAWAY
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),

@@ -1,1 +1,1 @@
-"""What the embed and the rerank worker share: one engine as a gRPC application, its errors, settings and spans."""
+"""Code shared by embed and rerank workers: the gRPC application, error conversion, settings and telemetry."""

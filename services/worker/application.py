@@ -1,4 +1,4 @@
-"""A worker: one engine behind one servicer, as an application for `services.runtime.server`."""
+"""The application of a worker: one engine behind one servicer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("winnow.worker")
 
 
 class Engine(Protocol):
-    """What the application needs of either engine."""
+    """The part of an engine that the application uses."""
 
     on_batch: Callable[[BatchReport], None] | None
     on_broken: Callable[[ModelBroken], None] | None
@@ -34,25 +34,25 @@ class Engine(Protocol):
         """The model."""
 
     def start(self) -> None:
-        """Begins to take requests."""
+        """Starts to accept requests."""
 
     def stats(self) -> QueueStats:
-        """The queue."""
+        """Statistics of the queue."""
 
     async def drain(self) -> None:
-        """Finishes what was admitted."""
+        """Finishes the admitted requests."""
 
     def close(self) -> None:
-        """Frees everything."""
+        """Releases all resources."""
 
 
 E = TypeVar("E", bound=Engine)
 
 
 class Worker(Generic[E]):
-    """Loads an engine beside the event loop and serves it.
+    """Loads an engine on a thread and serves it.
 
-    `load` blocks (imports, weights, warm-up); `add` registers the servicer, which asks `engine` for it on each call.
+    `load` blocks (imports, weights, warm-up). `add` registers the servicer, which calls `engine` for each request.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Worker(Generic[E]):
         self.metrics = WorkerMetrics(telemetry, lambda: self._engine.stats() if self._engine else None)
 
     def engine(self) -> E:
-        """The engine. RuntimeError before it is loaded; no call arrives before then."""
+        """The engine. Raises RuntimeError before it is loaded; no call arrives before that."""
         if self._engine is None:
             raise RuntimeError("the model has not been loaded")
         return self._engine
@@ -81,7 +81,7 @@ class Worker(Generic[E]):
         self._add(self, server, lifecycle)
 
     async def start(self) -> None:
-        """Loads the model on a thread, so that health answers meanwhile."""
+        """Loads the model on a thread, so that health checks are answered meanwhile."""
         engine = await self._loaded()
         engine.on_batch = self.metrics.batch
         engine.on_broken = self._broken
@@ -91,22 +91,22 @@ class Worker(Generic[E]):
         log.info("model %s on %s in %s, fingerprint %s", info.name, info.device, info.dtype, info.fingerprint)
 
     async def drain(self) -> None:
-        """Finishes what the engine has admitted."""
+        """Finishes the requests that the engine has admitted."""
         if self._engine is not None:
             await self._engine.drain()
 
     async def close(self) -> None:
-        """Frees the engine, if it was loaded."""
+        """Closes the engine, if it was loaded."""
         if self._engine is not None:
             self._engine.close()
 
     @property
     def loading(self) -> bool:
-        """Whether the loading thread still runs."""
+        """Whether the loading thread is still running."""
         return self._loader is not None and self._loader.is_alive()
 
     def _broken(self, error: ModelBroken) -> None:
-        log.critical("the model's device failed for good (%s); this process ends", type(error.cause).__name__)
+        log.critical("the model's device failed permanently (%s); the process ends", type(error.cause).__name__)
         if self._lifecycle is not None:
             self._lifecycle.fail()
 
@@ -129,22 +129,22 @@ class Worker(Generic[E]):
                 engine, error = None, failure
             try:
                 loop.call_soon_threadsafe(settle, engine, error)
-            except RuntimeError:  # the loop is closed: nobody waits for the engine
+            except RuntimeError:  # the loop is closed: the engine is no longer needed
                 return
 
-        # Not an executor's thread: those are joined at exit, and SIGTERM must end the process while it loads.
+        # Not an executor's thread: those are joined at exit, but SIGTERM must end the process while it loads.
         self._loader = threading.Thread(target=run, name="load", daemon=True)
         self._loader.start()
         return await future
 
 
 def run_worker(name: str, kind: type[Settings], make: Callable[[Settings, Telemetry], Worker[E]]) -> NoReturn:
-    """Runs a worker's process to its end. `name` is its short name ("embed"), `kind` the class of its settings."""
+    """Runs a worker until it ends. `name` is its short name ("embed"), `kind` the class of its settings."""
     settings, telemetry = process.begin(name, kind)
     worker = make(settings, telemetry)
     status = process.run(settings, lambda: worker, telemetry)
     if worker.loading:
-        # Torch crashes if the interpreter is shut down while a thread is inside it.
+        # Torch crashes if the interpreter shuts down while a thread is executing torch code.
         logging.shutdown()
         os._exit(status)
     sys.exit(status)

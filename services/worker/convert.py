@@ -1,4 +1,4 @@
-"""Between the contract's shared types and the engine's."""
+"""Conversions between the contract's common types and the engine's types."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PRIORITY = {
 
 
 def identity(info: ModelInfo) -> common_pb2.ModelIdentity:
-    """Which model answered."""
+    """The model's identity in the contract."""
     return common_pb2.ModelIdentity(name=info.name, revision=info.revision, fingerprint=info.fingerprint)
 
 
 def timings(spent: Timings) -> common_pb2.Timings:
-    """Seconds as the contract's milliseconds; without a total."""
+    """The engine's seconds as milliseconds; `total_ms` is not set."""
     return common_pb2.Timings(
         tokenize_ms=spent.tokenize_s * 1e3,
         queue_ms=spent.queue_s * 1e3,

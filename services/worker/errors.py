@@ -1,4 +1,4 @@
-"""The one table from the engine's errors to the Problems that a caller sees."""
+"""Converts the engine's errors to Problems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.runtime import errors
 
 
 def problem_of(error: engine.EngineError) -> errors.Problem:
-    """What an engine error, of a whole request or of one item, means to the caller."""
+    """The Problem of an engine error, for a whole request or one item."""
     match error:
         case engine.InvalidInput():
             return errors.InvalidField(error.field, error.description)
@@ -24,13 +24,13 @@ def problem_of(error: engine.EngineError) -> errors.Problem:
             return errors.DeviceMemory()
         case engine.NonFinite():
             return errors.NonFiniteResult()
-        case _:  # ModelBroken and whatever is unforeseen
+        case _:  # ModelBroken and unexpected errors
             return errors.Internal(error)
 
 
 @contextmanager
 def engine_problems() -> Iterator[None]:
-    """Around calls of the engine: its errors come out as problems."""
+    """Converts the engine errors raised in the `with` block to Problems."""
     try:
         yield
     except engine.EngineError as error:

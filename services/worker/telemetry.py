@@ -1,7 +1,7 @@
-"""A worker's metrics and spans: the queue, the batches, and the time of each request.
+"""Metrics and spans of a worker: the queue, the batches, and the timings of each request.
 
-A batch serves many requests, so its span has no parent: one `batch` span is linked to every request in it, and
-each request gets children of its own, `tokenize`, `queue` and, for each batch it was in, `forward`, linked to it.
+A batch serves many requests, so the `batch` span has no parent; it is linked to the spans of all its requests. Each
+request has the children `tokenize`, `queue` and, for each of its batches, `forward`, which is linked to the batch.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _TRIES = 3
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One call of the engine under a span; the engine hands it back with every batch that served it."""
+    """One call of the engine and its span. The engine returns it with each batch that served it."""
 
     span: trace.Span
     started_ns: int
     detailed: bool
     batches: list[tuple[int, int, SpanContext | None]] = field(default_factory=list)
-    """Begin, end (time.time_ns) and span of each batch."""
+    """Start and end (time.time_ns) and span of each batch."""
 
 
 class WorkerMetrics:
-    """The worker's instruments and spans. `stats` gives the queue, None while the model loads."""
+    """The worker's instruments and spans. `stats` returns the queue's statistics, or None while the model loads."""
 
     def __init__(self, telemetry: Telemetry, stats: Callable[[], QueueStats | None]) -> None:
         self._tracer = telemetry.tracer
@@ -44,7 +44,7 @@ class WorkerMetrics:
 
         def read(value: Callable[[QueueStats], float]) -> Callable[[], float | None]:
             def now() -> float | None:
-                # Asked from the exporter's thread, while the event loop may be changing what it adds up.
+                # Runs on the exporter's thread, while the event loop may be modifying the queue.
                 for _ in range(_TRIES):
                     try:
                         queue = stats()
@@ -60,14 +60,15 @@ class WorkerMetrics:
         telemetry.gauge(names.TOKENS_PER_SECOND, read(lambda queue: queue.tokens_per_second))
 
     def request(self, detailed: bool = True) -> Request:
-        """To be passed to the engine as its `context`, within the span that it serves.
+        """A Request for the current span, to be passed to the engine as its `context`.
 
-        `detailed` False: no children, for the later parts of a long stream. Batches are linked all the same.
+        If `detailed` is False, the span gets no children: used for the later parts of a long stream. Batches are linked
+        anyway.
         """
         return Request(trace.get_current_span(), time.time_ns(), detailed)
 
     def served(self, request: Request, spent: Timings, tokens: int) -> None:
-        """The engine has answered: records the request's children with their real times."""
+        """Records the children of the request's span, with their real times, after the engine has finished."""
         self._tokens.add(tokens)
         if not (request.detailed and request.span.is_recording()):
             return
@@ -80,7 +81,7 @@ class WorkerMetrics:
             self._child(names.FORWARD, parent, started, ended, batch)
 
     def batch(self, report: BatchReport) -> None:
-        """One batch is done."""
+        """Records a finished batch."""
         self._batch_tokens.record(report.tokens)
         self._batch_seconds.record((report.ended_ns - report.started_ns) / 1e9)
         if report.requested_tokens:

@@ -63,8 +63,8 @@ def test_addresses_are_obeyed_and_data_is_kept(tmp_path: Path, capsys: pytest.Ca
 
     with local_stack("run", "--data", data, **environment, **NO_WORKERS) as stack:
         assert gateway_of(stack) == f"127.0.0.1:{port}"
-        assert "embed     not started: GATEWAY_EMBED_TARGET says where it is" in stack.output
-        assert "rerank    not started: GATEWAY_RERANK_TARGET says where it is" in stack.output
+        assert "embed     not started: GATEWAY_EMBED_TARGET is set" in stack.output
+        assert "rerank    not started: GATEWAY_RERANK_TARGET is set" in stack.output
         assert not [line for line in stack.processes().values() if "services." in line]
         capsys.readouterr()
         assert winnow([*address, "collections"]) == 0
@@ -77,7 +77,7 @@ def test_a_taken_port_is_named_before_anything_starts(setting: str) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with local_stack("run", **free_ports() | {setting: address}) as stack:
             assert stack.status() == 1
-    assert re.search(rf"could not start: {address} cannot be had .*set {setting}=", stack.output)
+    assert re.search(rf"could not start: {address} is not available .*set {setting}=", stack.output)
     assert "redis" not in stack.output
 
 
@@ -86,7 +86,7 @@ def test_two_parts_on_one_port_are_told_so() -> None:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with local_stack("run", **free_ports() | {"EMBED_LISTEN": address, "GATEWAY_LISTEN": address}) as stack:
         assert stack.status() == 1
-    assert f"could not start: {address} cannot be had" in stack.output
+    assert f"could not start: {address} is not available" in stack.output
 
 
 def test_a_wrong_setting_of_the_last_part_is_found_before_the_models_are_loaded() -> None:
@@ -101,7 +101,7 @@ def test_redis_elsewhere_is_used_and_none_is_started(tmp_path: Path, redis8) -> 
     elsewhere = {**free_ports(), **NO_WORKERS, "GATEWAY_REDIS_URL": redis8.url}
     with local_stack("run", **elsewhere) as stack:
         gateway_of(stack)
-        assert "redis     not started: GATEWAY_REDIS_URL says where it is" in stack.output
+        assert "redis     not started: GATEWAY_REDIS_URL is set" in stack.output
         assert not [line for line in stack.processes().values() if "redis-server" in line]
     with local_stack("run", "--data", tmp_path, **elsewhere) as stack:
         assert stack.status() == 1

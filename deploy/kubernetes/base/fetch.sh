@@ -1,4 +1,4 @@
-# sh fetch.sh SOURCE TARGET: a folder, or NAME@REVISION of the hub, becomes the folder TARGET, whole or not at all.
+# sh fetch.sh SOURCE TARGET: copies a folder, or downloads NAME@REVISION from the hub, to the folder TARGET, atomically.
 set -eu
 source=$1 target=$2
 if [ -d "$target" ]; then

@@ -1,4 +1,4 @@
-"""Requires a bearer token, if the process has a file of them."""
+"""Requires a bearer token if the process has a file of tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEME = "bearer "
 
 
 class AuthInterceptor(Interceptor):
-    """UNAUTHENTICATED without a known token. The token's name, if it has one, is on the span, never the token."""
+    """UNAUTHENTICATED without a valid token. The span has the token's name, if it has one, never the token itself."""
 
     infrastructure = False
 
@@ -21,7 +21,7 @@ class AuthInterceptor(Interceptor):
         self._tokens = tokens
 
     def admit(self, context: Context) -> None:
-        """Raises Unauthenticated without a known token."""
+        """Raises Unauthenticated if the call has no valid token."""
         header = next((str(v) for k, v in context.invocation_metadata() or () if k == "authorization"), "")
         name = self._tokens.name_of(header[len(_SCHEME) :]) if header.lower().startswith(_SCHEME) else None
         if name is None:

@@ -8,7 +8,7 @@ from services.runtime.interceptors.interceptor import Context, Interceptor
 
 
 class DeadlineInterceptor(Interceptor):
-    """DEADLINE_EXCEEDED at once if less than `least_seconds` are left. A call without a deadline passes."""
+    """DEADLINE_EXCEEDED immediately if less than `least_seconds` are left. A call without a deadline is accepted."""
 
     infrastructure = False
 

@@ -1,7 +1,7 @@
 """Decodes requests and serialises responses within the handler's interceptors.
 
-A message over the limit, or one that is malformed (invalid UTF-8 included), is INVALID_ARGUMENT here; grpc itself
-would answer RESOURCE_EXHAUSTED or INTERNAL.
+A message that exceeds the limit or is malformed (including invalid UTF-8) fails with INVALID_ARGUMENT. grpc itself
+would return RESOURCE_EXHAUSTED or INTERNAL.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _LESS = (
 
 
 class DecodingInterceptor(Interceptor):
-    """Refuses messages of more than `max_message_bytes`, both ways, and malformed ones.
+    """Refuses requests and responses of more than `max_message_bytes`, and malformed requests.
 
-    A handler may answer with bytes, a message that it has serialised itself.
+    A handler may return bytes: a response that it has serialised itself.
     """
 
     infrastructure = False
@@ -33,7 +33,7 @@ class DecodingInterceptor(Interceptor):
         self._limit = max_message_bytes
 
     def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-        """Returns a Problem in the place of a bad message: a raise here would reach the caller as INTERNAL."""
+        """Returns a Problem instead of an invalid message: an exception here would reach the caller as INTERNAL."""
         if decode is None:
             return None
         # `FromString` is bound to its message class.
@@ -56,7 +56,7 @@ class DecodingInterceptor(Interceptor):
         return request
 
     def finisher(self, method: str, encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
-        """Serialises within the handler: what is raised by a serializer itself would reach the caller as INTERNAL."""
+        """Serialises within the handler: an exception in grpc's serializer would reach the caller as INTERNAL."""
 
         def serialized(response: Any) -> bytes:
             data = response if isinstance(response, bytes) or encode is None else encode(response)
@@ -70,7 +70,7 @@ class DecodingInterceptor(Interceptor):
 
 
 def _response_type(method: str) -> str:
-    """Full name of the message that the method ("/package.Service/Method") answers with."""
+    """Full name of the response message of the method ("/package.Service/Method")."""
     name = method.lstrip("/").replace("/", ".")
     try:
         return str(descriptor_pool.Default().FindMethodByName(name).output_type.full_name)

@@ -1,4 +1,4 @@
-"""Outermost: converts every exception of a handler to a status that says what the caller can do."""
+"""Outermost interceptor: converts every exception of a handler to a status that tells the caller what to do."""
 
 from __future__ import annotations
 

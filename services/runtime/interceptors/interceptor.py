@@ -1,9 +1,9 @@
-"""Wraps handlers of any kind (unary or streaming, on either side).
+"""Wraps handlers of all four call kinds (request and response unary or streaming).
 
-An interceptor subclasses `Interceptor` and writes once, for all kinds, what it needs: `admit` to look and refuse,
-`call` to run around the handler, `failed` to answer what it raises, `request` and `finisher` for each message.
-`InterceptorChain` is what grpc sees: it wraps a handler in all interceptors on its first call, not on each, as all that
-differs between calls is in their contexts.
+An interceptor subclasses `Interceptor` and implements the hooks that it needs, once for all kinds: `admit` to refuse a
+call, `call` to run code around the handler, `failed` for its exceptions, `request` and `finisher` for each message.
+`InterceptorChain` is registered with grpc. It wraps a handler in all interceptors on the first call, not on every call,
+because calls differ only in their contexts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-# Probes and reflection carry no token, no deadline worth refusing, and must answer while the model loads.
+# Probes and reflection have no bearer token and must be answered while the model loads.
 _INFRASTRUCTURE = ("/grpc.health.v1.", "/grpc.reflection.")
 
-
-# A write to a caller who is gone may fail before grpc.aio notices that, and cancels the call.
+# If a client has disconnected, a write may fail before grpc.aio notices that and cancels the call.
 _NOTICED_SECONDS = 1.0
 
 
@@ -36,42 +35,42 @@ def is_infrastructure(method: str) -> bool:
 
 
 class Interceptor:
-    """One layer around each handler."""
+    """Hooks around each handler. The base class does nothing."""
 
     infrastructure = True
-    """Whether it also runs around health and reflection."""
+    """Whether the interceptor also applies to health and reflection."""
 
     def admit(self, context: Context) -> None:
-        """Raises what a call is refused with, before its handler runs."""
+        """Raises a Problem to refuse the call, before its handler runs."""
 
     def call(self, method: str, context: Context) -> AbstractContextManager[None]:
-        """Runs around one call: code, `yield`, code. What the handler raises is raised at the `yield`."""
+        """A context manager around one call. The handler's exceptions are raised at its `yield`."""
         raise NotImplementedError
 
     async def failed(self, context: Context, error: BaseException) -> None:
-        """Answers what comes out of the handler, or returns: then it goes on outwards."""
+        """Handles an exception of the handler. If it returns, the exception propagates outwards."""
 
     def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-        """The request deserializer to use in the place of `decode`."""
+        """The request deserializer to use instead of `decode`."""
         return decode
 
     def request(self, request: Any) -> Any:
-        """Sees each decoded request before the handler does, within `call`."""
+        """Receives each decoded request before the handler, within `call`. Returns the request for the handler."""
         return request
 
     def finisher(self, method: str, encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
-        """What makes bytes of each response, within `call`, in the place of `encode` outside of it; None: nothing."""
+        """A response serializer that runs within `call`, unlike `encode`, which runs outside. None: use `encode`."""
         return None
 
     def wrap(self, handler: Handler, method: str) -> Handler:
-        """The handler with this layer around it."""
+        """The handler, wrapped in this interceptor."""
         if not self.infrastructure and is_infrastructure(method):
             return handler
         streams_in = handler.request_streaming
         kind = f"{'stream' if streams_in else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         behavior = getattr(handler, kind)
         encode = handler.response_serializer
-        # A coroutine that answers a stream writes to the context, past all interceptors.
+        # A coroutine that responds with a stream writes to the context and bypasses the interceptors.
         yields = not handler.response_streaming or inspect.isasyncgenfunction(behavior)
         finish = self.finisher(method, encode) if yields else None
         if finish or type(self).admit is not Interceptor.admit or type(self).request is not Interceptor.request:
@@ -88,8 +87,8 @@ class Interceptor:
         )
         return wrapped
 
-    # Each keeps what grpc tells handlers apart by: a stream is an asynchronous generator, or a coroutine that writes to
-    # the context and returns nothing.
+    # Each of these keeps the kind of function, by which grpc distinguishes handlers: a streaming response is an
+    # asynchronous generator, or a coroutine that writes to the context and returns nothing.
 
     def _entering(self, behavior: Behavior, streams_in: bool, finish: Callable[[Any], bytes] | None) -> Behavior:
         looks = type(self).request is not Interceptor.request
@@ -161,7 +160,7 @@ def _untouched(response: Any) -> Any:
 
 
 class InterceptorChain(grpc.aio.ServerInterceptor):
-    """All interceptors as one, outermost first."""
+    """All interceptors as one grpc interceptor, outermost first."""
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
         self._inwards = tuple(reversed(interceptors))
@@ -170,7 +169,7 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
-        """Wraps the server's handler; an unknown method (None) is left to grpc."""
+        """Returns the wrapped handler. For an unknown method it returns None, which grpc handles."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
@@ -178,18 +177,18 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             wrapped = handler
-            for layer in self._inwards:
-                wrapped = layer.wrap(wrapped, method)
+            for interceptor in self._inwards:
+                wrapped = interceptor.wrap(wrapped, method)
             wrapped = _writing(wrapped)
             known = self._wrapped[method] = handler, wrapped
         return known[1]
 
 
 def _writing(handler: Handler) -> Handler:
-    """The handler with its asynchronous generator, if it is one, closed by the task that runs the call.
+    """The handler, with its asynchronous generator, if it has one, closed by the task that runs the call.
 
-    grpc.aio drops the generator of a stream that is cancelled while a message is sent. The event loop then finalises
-    it in a task of its own, whose context variables are not the call's: what was set there could not be reset.
+    If a stream is cancelled while a message is being sent, grpc.aio drops the generator. The event loop then finalises
+    it in another task, where context variables that the call has set cannot be reset.
     """
     kind = "stream_stream" if handler.request_streaming else "unary_stream"
     behavior = getattr(handler, kind)

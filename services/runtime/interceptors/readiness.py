@@ -1,4 +1,4 @@
-"""Accepts calls only while the process serves, and counts them, so that it can end after the last."""
+"""Accepts calls only while the process is serving, and counts them, so that it can end after the last one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ReadinessInterceptor(Interceptor):
         self._lifecycle = lifecycle
 
     def call(self, method: str, context: Context) -> AbstractContextManager[None]:
-        """Raises NotReady, or counts the call."""
+        """Raises NotReady unless the process is serving; otherwise counts the call."""
         if self._lifecycle.phase is not Phase.SERVING:
             raise NotReady(self._lifecycle.phase.value)
         return self._lifecycle.call()

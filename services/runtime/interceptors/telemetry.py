@@ -1,6 +1,6 @@
-"""One server span and one duration for each call, by the stable RPC conventions.
+"""Records one server span and one duration per call, according to the stable RPC conventions.
 
-Health and reflection are left out: probes would drown the rest.
+Health and reflection are excluded, because probes would outnumber all other calls.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.runtime.telemetry.names import Refusal
 from services.runtime.telemetry.refusals import Refusals
 from services.runtime.telemetry.setup import Telemetry
 
-# A server's span is an error only for these; the others are the caller's doing.
+# A server span is an error only for these codes; the others are caused by the client.
 _SERVER_ERRORS = frozenset(
     {
         grpc.StatusCode.UNKNOWN,
@@ -41,21 +41,21 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class TelemetryInterceptor(Interceptor):
-    """Continues the caller's trace, times the call, and sees its final status."""
+    """Continues the caller's trace and records the call's duration and final status."""
 
     infrastructure = False
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._tracer = telemetry.tracer
         self._duration = telemetry.histogram(names.SERVER_DURATION)
-        self._active: Counter[str] = Counter()  # by method; reported when asked for, cheaper than at each change
+        self._active: Counter[str] = Counter()  # by method; read on collection, which is cheaper than on each change
         telemetry.levels(names.SERVER_ACTIVE, self._levels)
         self._refusals = Refusals(telemetry)
         self._propagation = telemetry.propagation
 
     @contextmanager
     def call(self, method: str, context: Context) -> Iterator[None]:
-        """The span is current within the handler; `trace.get_current_span()` adds attributes to it."""
+        """Makes the call's span the current one: handlers add attributes by `trace.get_current_span()`."""
         attributes = _attributes(method)
         parent = self._propagation.extract(context.invocation_metadata() or ())
         span = self._tracer.start_span(method, parent, SpanKind.SERVER, dict(attributes))
@@ -65,19 +65,19 @@ class TelemetryInterceptor(Interceptor):
         code = grpc.StatusCode.UNKNOWN
         try:
             yield
-            code = _said(context)
+            code = _status(context)
         except grpc.aio.AbortError:
-            code = _said(context)
+            code = _status(context)
             raise
         except (asyncio.CancelledError, Exception) as error:
             if isinstance(error, asyncio.CancelledError) and not is_stray(error):
                 code = _why_cancelled(context)
                 raise
-            problem = to_problem(error)  # here, so that the log's incident carries this span's trace id
+            problem = to_problem(error)  # here, so that the incident in the log has this span's trace id
             code = problem.code
             self._note(span, problem)
             raise problem from error
-        except GeneratorExit:  # a stream of responses is closed, for the caller reads no more or a write failed
+        except GeneratorExit:  # a response stream is closed, because the client stopped reading or a write failed
             if was_cancelled():
                 code = _why_cancelled(context)
             raise
@@ -107,8 +107,8 @@ def _attributes(method: str) -> dict[str, str]:
     return {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: method}
 
 
-def _said(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
-    """The status that the handler set; grpc.aio gives it as a StatusCode, an int, or nothing for OK."""
+def _status(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    """The status that the handler set. grpc.aio returns it as a StatusCode, an int, or None for OK."""
     code: Any = context.code()
     if isinstance(code, grpc.StatusCode):
         return code

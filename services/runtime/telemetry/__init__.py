@@ -1,1 +1,1 @@
-"""Traces, metrics and logs: one `Telemetry` a process, passed to whoever reports. OpenTelemetry keeps no globals."""
+"""Traces, metrics and logs. A process has one `Telemetry` and passes it on; OpenTelemetry's globals are not used."""

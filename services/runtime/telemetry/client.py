@@ -1,4 +1,4 @@
-"""One client span and one duration for each outbound call, retries included; the trace goes along in its metadata."""
+"""Records one client span and one duration per outbound call, including retries, and propagates the trace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("winnow.client")
 
 
 class _Outbound:
-    """What one call reports."""
+    """Span and duration of one call."""
 
     def __init__(self, telemetry: ClientTelemetry, details: grpc.aio.ClientCallDetails) -> None:
         method = details.method.decode() if isinstance(details.method, bytes) else str(details.method)
@@ -41,7 +41,7 @@ class _Outbound:
 
     def end(self, code: grpc.StatusCode) -> None:
         self._attributes[names.RPC_STATUS] = code.name
-        if code is not grpc.StatusCode.OK:  # on the client's side every one of them is an error
+        if code is not grpc.StatusCode.OK:  # on the client side, every other code is an error
             self._attributes[names.ERROR_TYPE] = code.name
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.set_attributes(self._attributes)
@@ -50,7 +50,7 @@ class _Outbound:
 
 
 class ClientTelemetry:
-    """The interceptors of one channel; `metadata` is added to every call (a bearer token, say)."""
+    """The interceptors of one channel. `metadata`, such as a bearer token, is added to each call."""
 
     def __init__(self, telemetry: Telemetry, target: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         self.tracer = telemetry.tracer
@@ -64,19 +64,19 @@ class ClientTelemetry:
         self._open: set[asyncio.Task[None]] = set()
 
     def interceptors(self) -> list[grpc.aio.ClientInterceptor]:
-        """One for each kind of call."""
+        """One interceptor per call kind."""
         return client_interceptors(self.unary, self.stream)
 
     async def unary(self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        """A call with one response: it ends here, also when the caller cancels it.
+        """A call with one response. It ends when this method returns or is cancelled.
 
-        A call that cannot start (metadata that gRPC refuses, say) is INTERNAL at once.
+        A call that cannot start, for example because gRPC refuses its metadata, fails with INTERNAL immediately.
         """
         outbound = _Outbound(self, details)
         code, call = grpc.StatusCode.CANCELLED, None
         try:
             call = await continuation(outbound.details, request)
-            await call  # `code()` would wait for ever on a call that could not start: it never gets a status
+            await call  # `code()` would block forever on a call that could not start: it never gets a status
             code = grpc.StatusCode.OK
             return call
         except grpc.aio.AioRpcError as error:
@@ -86,7 +86,7 @@ class ClientTelemetry:
             return call
         except asyncio.CancelledError:
             if call is not None:
-                call.cancel()  # grpc cancels only this interceptor; the server would work on
+                call.cancel()  # grpc cancels only this interceptor; the server would continue to work
             raise
         except Exception as error:
             code = grpc.StatusCode.INTERNAL
@@ -97,7 +97,7 @@ class ClientTelemetry:
             outbound.end(code)
 
     async def stream(self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        """A call with many responses, or with requests yet to be written: it ends when its status arrives."""
+        """A call with a stream of requests or responses. It ends when its status arrives."""
         outbound = _Outbound(self, details)
         try:
             call = await continuation(outbound.details, request)
@@ -115,5 +115,5 @@ class ClientTelemetry:
 
 
 def _reason(error: Exception) -> str:
-    """Why a call could not start. gRPC's own errors quote neither metadata nor messages; others might."""
+    """Why a call could not start. Only gRPC's own errors are quoted: others might contain metadata or messages."""
     return str(error) if isinstance(error, grpc.aio.InternalError) else type(error).__qualname__

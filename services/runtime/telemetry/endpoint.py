@@ -1,7 +1,7 @@
-"""The Prometheus endpoint: one thread, however many connections there are, and none of them for long.
+"""The Prometheus endpoint: one thread for all connections, with timeouts.
 
-`prometheus_client` brings the answers, the standard library the HTTP. Its own server has a thread for each connection
-and waits for a silent one for ever.
+`prometheus_client` produces the responses, the standard library handles HTTP. The server of `prometheus_client` is not
+used, because it has a thread per connection and no timeout for idle ones.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _CLOSED_SECONDS = 2.0
 
 
 class Endpoint:
-    """Serves the registry's metrics until `close`. OSError where the address cannot be bound.
+    """Serves the registry's metrics until `close`. Raises OSError if the address cannot be bound.
 
-    A request has to arrive, and its answer to be read, within some seconds. Of more than 64 connections the oldest is
-    closed: a flood of silent ones keeps no scrape from its answer.
+    Receiving a request and sending the response each have a timeout of a few seconds. If there are more than 64
+    connections, the oldest is closed, so that idle connections cannot prevent a scrape.
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         listening = _listening(host, port)
         self.port: int = listening.getsockname()[1]
         self._app = cast(Any, make_wsgi_app(registry))
-        self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}  # in the order of their arrival
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}  # oldest first
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(listening,), name="metrics", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Ends all connections and frees the port."""
+        """Closes all connections and releases the port."""
         self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(_CLOSED_SECONDS)
 
@@ -52,11 +52,11 @@ class Endpoint:
     async def _serve(self, listening: socket.socket) -> None:
         server = await asyncio.start_server(self._connected, sock=listening, limit=_MOST_REQUEST_BYTES)
         await self._closing.wait()
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # of connections, or about to be
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # of open and of new connections
             for writer in self._open:
                 writer.transport.abort()
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        server.close()  # only now: asyncio forgets a connection that it is accepting while its server is closed
+        server.close()  # last: asyncio loses a connection that is being accepted while its server is closed
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while len(self._open) >= _MOST_CONNECTIONS:
@@ -66,7 +66,7 @@ class Endpoint:
         self._open[writer] = asyncio.create_task(self._connection(reader, writer))
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request, one answer."""
+        """Handles one request."""
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -86,9 +86,9 @@ class Endpoint:
         _Handler(cast(Any, connection), ("", 0), cast(Any, self))
         return bytes(connection.sent)
 
-    # What a WSGIRequestHandler asks of its server.
+    # Required of the server by WSGIRequestHandler.
 
-    base_environ: dict[str, str] = {}  # noqa: RUF012 - it is copied
+    base_environ: dict[str, str] = {}  # noqa: RUF012 - copied by the handler
 
     def get_app(self) -> Any:
         """The WSGI application."""
@@ -101,7 +101,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class _InMemory:
-    """A connection whose request has arrived whole."""
+    """A connection whose request has been received completely."""
 
     def __init__(self, received: bytes) -> None:
         self._received, self.sent = received, bytearray()
@@ -117,7 +117,7 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return _bound(host, port)
     except OSError as error:
-        # Containers without IPv6 are common; grpc falls back in the same way.
+        # Containers without IPv6 are common; grpc has the same fallback.
         if host != "::" or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
         return _bound("0.0.0.0", port)

@@ -1,8 +1,7 @@
-"""The variables OTEL_*, checked before the SDK reads them.
+"""Validates the OTEL_* variables before the SDK reads them.
 
-The SDK replaces a wrong value by its default, some in silence. Here each variable is obeyed, or the process ends with
-one line for each wrong one; variables that have no effect in this process are logged. Values are not repeated where
-they may hold a secret.
+The SDK replaces invalid values by defaults, some of them silently. Here, an invalid variable ends the process with an
+error line for each, and a variable without effect in this process is logged. Values that may be secret are not printed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from services.runtime.telemetry.propagation import Propagation, propagation
 
 log = logging.getLogger("winnow.telemetry")
 
-# What is wrong with a value, or None.
+# Returns what is wrong with a value, or None.
 Check = Callable[[str], str | None]
 
 _SAMPLERS: dict[str, Callable[[float], Sampler]] = {
@@ -44,7 +43,7 @@ _SAMPLERS: dict[str, Callable[[float], Sampler]] = {
 }
 _PROTOCOLS = ("grpc", "http/protobuf")
 _SIGNALS = ("TRACES", "METRICS")
-# Read by nobody: the OpenTelemetry operator and our manifests build OTEL_RESOURCE_ATTRIBUTES from them.
+# Not read by the SDK: the OpenTelemetry operator and our manifests build OTEL_RESOURCE_ATTRIBUTES from them.
 _PARTS = re.compile(r"OTEL_RESOURCE_ATTRIBUTES_\w+|OTEL_(NODE|POD)_IP")
 _HEADER_NAME = re.compile(r"[0-9a-zA-Z_.-]+(?<!-bin)")
 _PRINTABLE = re.compile(r"[ -~]*")
@@ -53,7 +52,7 @@ _STRAY_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 @dataclass(frozen=True, slots=True)
 class Otlp:
-    """How one signal leaves by OTLP; endpoint, headers, certificates and timeout are read by the exporter."""
+    """How a signal is exported by OTLP. The exporter itself reads endpoint, headers, certificates and timeout."""
 
     protocol: Literal["grpc", "http/protobuf"]
     compression: Literal["none", "gzip", "deflate"]
@@ -61,7 +60,7 @@ class Otlp:
 
 @dataclass(frozen=True, slots=True)
 class OtelSettings:
-    """What OTEL_* asks for. A signal's `otlp` is None if it does not leave by OTLP."""
+    """The settings in OTEL_*. The `otlp` of a signal is None if it is not exported by OTLP."""
 
     disabled: bool
     propagation: Propagation
@@ -73,7 +72,7 @@ class OtelSettings:
 
 
 def read(environ: Mapping[str, str], prometheus: bool) -> OtelSettings:
-    """The settings, or the end of the process (status 2) with a line for each wrong variable on stderr.
+    """The settings. If a variable is invalid, ends the process with status 2 and a line on stderr for each.
 
     `prometheus`: whether the process has a Prometheus endpoint.
     """
@@ -100,7 +99,7 @@ class _Reader:
             found = propagation(self._text("OTEL_PROPAGATORS") or "tracecontext,baggage")
         except ValueError as error:
             self._refuse("OTEL_PROPAGATORS", str(error))
-        if disabled:  # the specification: everything but OTEL_PROPAGATORS has no effect then
+        if disabled:  # by the specification, only OTEL_PROPAGATORS has an effect then
             return OtelSettings(True, found)
         for name, check in _CHECKS.items():
             self._check(name, check)
@@ -111,7 +110,7 @@ class _Reader:
         if "prometheus" in metrics and not prometheus:
             self._refuse("OTEL_METRICS_EXPORTER", '"prometheus" needs an address in the setting METRICS_LISTEN')
         endpoint = any(self._environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT", "").strip() for part in ("", "TRACES_"))
-        # Unset, traces leave as soon as somebody says where to; by the specification they would go to localhost.
+        # If the exporter is unset, traces are sent if there is an endpoint. The specification would use localhost.
         sends = "otlp" in traces or (endpoint and not self._text("OTEL_TRACES_EXPORTER"))
         return OtelSettings(
             False,
@@ -127,13 +126,13 @@ class _Reader:
         return sorted(n for n in self._environ if n not in self._known and not _PARTS.fullmatch(n))
 
     def _text(self, name: str) -> str:
-        """A variable that is set to nothing is as good as unset."""
+        """The value of a variable. An empty variable counts as unset."""
         self._known.add(name)
         return self._environ.get(name, "").strip()
 
     def _refuse(self, name: str, why: str) -> None:
         line = f"{name}: {why}"
-        if line not in self.wrong:  # of a variable for all signals, each asks
+        if line not in self.wrong:  # a variable for all signals is checked for each
             self.wrong.append(line)
 
     def _enum(self, name: str, allowed: tuple[str, ...], default: str) -> str:
@@ -150,18 +149,18 @@ class _Reader:
             strange = ", ".join(f'"{word}"' for word in sorted(asked - {*allowed, "none"}))
             self._refuse(name, f"{strange} is not supported; allowed: {', '.join((*allowed, 'none'))}{why}")
         if "none" in asked and len(asked) > 1:
-            self._refuse(name, '"none" stands alone')
+            self._refuse(name, '"none" cannot be combined with other values')
         return asked - {"none"}
 
     def _sampler(self) -> Sampler | None:
         name = self._enum("OTEL_TRACES_SAMPLER", tuple(_SAMPLERS), "") if self._text("OTEL_TRACES_SAMPLER") else ""
         if not name.endswith("traceidratio"):
-            return _SAMPLERS[name](1.0) if name else None  # its argument has no effect, and is logged if it is set
+            return _SAMPLERS[name](1.0) if name else None  # the argument has no effect, which is logged if it is set
         argument = self._text("OTEL_TRACES_SAMPLER_ARG") or "1"
         try:
             return _SAMPLERS[name](float(argument))
         except ValueError:
-            self._refuse("OTEL_TRACES_SAMPLER_ARG", f'"{argument}" is no ratio; allowed: a number from 0 to 1')
+            self._refuse("OTEL_TRACES_SAMPLER_ARG", f'"{argument}" is not a ratio; allowed: a number from 0 to 1')
             return None
 
     def _otlp(self, signal: str, wanted: bool) -> Otlp | None:
@@ -179,7 +178,7 @@ class _Reader:
         return Otlp(protocol, compression)  # type: ignore[arg-type]  # _of_signal gives one of those allowed
 
     def _of_signal(self, signal: str, what: str, allowed: tuple[str, ...], default: str) -> str:
-        """The signal's own variable, else the one for all signals."""
+        """The variable of the signal, or else the one for all signals."""
         for name in (f"OTEL_EXPORTER_OTLP_{signal}_{what}", f"OTEL_EXPORTER_OTLP_{what}"):
             if self._text(name):
                 return self._enum(name, allowed, default)
@@ -282,7 +281,9 @@ def _endpoint(value: str, protocol: str) -> str | None:
         good = False
     if good and not re.search(r"\s", value):
         return None
-    return f"is no address for {protocol}; allowed: http://HOST:PORT, https://HOST:PORT{', HOST:PORT' if grpc else ''}"
+    return (
+        f"is not an address for {protocol}; allowed: http://HOST:PORT, https://HOST:PORT{', HOST:PORT' if grpc else ''}"
+    )
 
 
 def _detectors(value: str) -> str | None:
@@ -326,7 +327,7 @@ _CHECKS: dict[str, Check] = {
     "OTEL_SPAN_LINK_COUNT_LIMIT": _limit,
     **dict(_otlp_checks()),
 }
-# Checked elsewhere: with the protocol that goes there, or by the SDK itself.
+# Checked elsewhere: together with the protocol, or by the SDK itself.
 _OBEYED = {
     "OTEL_SERVICE_NAME",
     *(f"OTEL_EXPORTER_OTLP_{part}{what}"

@@ -1,4 +1,4 @@
-"""OTLP exporters by protocol. Each is imported only if it is asked for: they cost tens of megabytes of memory."""
+"""OTLP exporters by protocol. Each is imported only if it is used, because it needs tens of megabytes of memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from services.runtime.telemetry.environment import Otlp
 
-# The exporter over gRPC refuses "none", which the specification allows; the one over HTTP knows all three.
+# The gRPC exporter does not accept "none", which the specification allows. The HTTP exporter accepts all three.
 _GRPC_COMPRESSION = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
 
 
@@ -30,7 +30,7 @@ def span_exporter(otlp: Otlp) -> SpanExporter:
 
 
 def metric_exporter(otlp: Otlp) -> MetricExporter:
-    """The same for metrics."""
+    """Sends metrics to OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, or to OTEL_EXPORTER_OTLP_ENDPOINT."""
     if otlp.protocol == "http/protobuf":
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as OverHttp
 
@@ -40,8 +40,8 @@ def metric_exporter(otlp: Otlp) -> MetricExporter:
     return OverGrpc(compression=_GRPC_COMPRESSION[otlp.compression], channel_options=_options("METRICS"))
 
 
-def _options(signal: str) -> Any:  # the exporter's annotation allows only text
-    """Connects directly if the collector is on this machine or excluded by NO_PROXY: gRPC reads only no_proxy."""
+def _options(signal: str) -> Any:  # the exporter's annotation allows only strings
+    """Bypasses the proxy if the collector is on this machine or in NO_PROXY, because gRPC reads only no_proxy."""
     name = "OTEL_EXPORTER_OTLP_ENDPOINT"
     endpoint = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or os.environ.get(name, "")
     host = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or "localhost"

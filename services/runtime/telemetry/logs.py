@@ -1,6 +1,6 @@
-"""The log on stderr: plain lines or one JSON object a line, with the trace and span ids of the current call.
+"""The log on stderr: plain text or one JSON object per line, with the trace and span ids of the current call.
 
-Texts of callers are never logged; see `telling.caught` for what becomes of an exception.
+Texts of callers are never logged. `rpc_status.to_problem` logs exceptions.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from opentelemetry import trace
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-# Lines that scripts wait for; they are written at every log level.
+# For lines that scripts wait for; written at every log level.
 announcements = logging.getLogger("winnow.start")
 
-# They log a caller's headers when these are malformed.
+# These loggers quote a caller's headers if they are malformed.
 _QUOTING = ("opentelemetry.trace.span", "opentelemetry.baggage.propagation")
 
 
 def configure(level: str, form: Literal["plain", "json"]) -> None:
-    """Sets up the root logger. For composition roots only: logging is the one thing that Python keeps per process."""
+    """Configures the root logger. For composition roots only, because Python's logging is global."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else PlainFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -47,7 +47,7 @@ class PlainFormatter(logging.Formatter):
     """`time LEVEL logger: message [trace=…]`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as text."""
+        """The record as text."""
         ids = _ids()
         tail = f" trace={ids['trace_id']}" if ids else ""
         if record.exc_info:
@@ -56,10 +56,10 @@ class PlainFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; `extra` fields are its fields."""
+    """One JSON object per line. Fields in `extra` become fields of the object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as JSON."""
+        """The record as JSON."""
         fields = {
             "time": _time(record),
             "level": record.levelname,

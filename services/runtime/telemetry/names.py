@@ -1,7 +1,7 @@
-"""Every name that leaves this system as telemetry: spans, attributes, metrics, and the values of metrics' labels.
+"""All names in exported telemetry: spans, attributes, metrics, and the values of metric labels.
 
-RPC names follow the stable RPC conventions (1.45), `gen_ai.*` the GenAI conventions, which are in development: a
-rename there is an edit here and nowhere else. Texts are never among the values.
+RPC names follow the stable RPC conventions (1.45). `gen_ai.*` names follow the GenAI conventions, which are still in
+development; if they change, only this file changes. Values never contain texts of callers.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ DIMENSIONS = "gen_ai.embeddings.dimension.count"
 INPUT_TOKENS = "gen_ai.usage.input_tokens"
 TOP_K = "gen_ai.retrieval.top_k"
 
-# -- attributes: Redis, by the database conventions
+# -- attributes: Redis, according to the database conventions
 DB_OPERATION = "db.operation.name"
 
-# -- attributes: our own
+# -- attributes: Winnow
 INCIDENT = "winnow.incident"
 REASON = "winnow.reason"
 ITEMS = "winnow.items"
@@ -65,11 +65,11 @@ KIND = "kind"
 SHED_REASON = "reason"
 
 
-# -- values of labels. Alerts and dashboards match them: they are checked against these lists.
+# -- values of labels. Alerts and dashboards select by them; a test checks them against these lists.
 
 
 class Refusal(StrEnum):
-    """Why a call was turned away, rather than tried. The member's name is the `reason` of the caller's ErrorInfo."""
+    """Why a call was refused. The member's name is the `reason` in the caller's ErrorInfo."""
 
     REPLICA_FULL = "replica_full"
     OVERLOADED = "overloaded"
@@ -78,7 +78,7 @@ class Refusal(StrEnum):
 
 
 class DegradedStage(StrEnum):
-    """The stage of a search that fell short."""
+    """The stage of a search that failed or was incomplete."""
 
     EMBED = "embed"
     RETRIEVE = "retrieve"
@@ -86,7 +86,7 @@ class DegradedStage(StrEnum):
 
 
 class DegradedReason(StrEnum):
-    """Why it did, as `degradations` of the answer names it."""
+    """The reason, equal to Degradation.reason in the response."""
 
     EMBED_PARTIAL = "EMBED_PARTIAL"
     EMBED_DEADLINE = "EMBED_DEADLINE"
@@ -102,28 +102,28 @@ class DegradedReason(StrEnum):
 
 
 class AnswerKind(StrEnum):
-    """What a cached item is."""
+    """The kind of a cached item."""
 
     EMBED = "embed"
     RERANK = "rerank"
 
 
 class CacheOperation(StrEnum):
-    """What a cache call does."""
+    """The operation of a cache call."""
 
     READ = "read"
     WRITE = "write"
 
 
 class CacheFault(StrEnum):
-    """What goes wrong with the cache on our own side; what is wrong with Redis is listed in the gateway."""
+    """Cache errors of the gateway itself. Errors of Redis are listed in the gateway."""
 
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "QueueTimeoutError"
     INVALID_VALUE = "invalid_value"
 
 
-# Label → its values; None: a list that is kept elsewhere, such as the methods of the contract.
+# Label → its values. None: the values are listed elsewhere, such as the methods of the contract.
 Labels: TypeAlias = "Mapping[str, frozenset[str] | None]"
 
 _CODES = frozenset(code.name for code in grpc.StatusCode)
@@ -133,10 +133,10 @@ _CALL: Labels = {**_RPC, RPC_STATUS: _CODES, ERROR_TYPE: _CODES}
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A metric: OpenTelemetry name, unit (UCUM), what it says, bucket bounds if it is a histogram, and its labels.
+    """A metric: OpenTelemetry name, unit (UCUM), description, bucket bounds if it is a histogram, and labels.
 
-    The Prometheus name is the same with "_" for ".", the unit spelled out where the name does not end in it, and
-    "_total" for counters; labels bear "_" for ".", too.
+    The Prometheus name has "_" instead of ".", the unit spelled out if the name does not end in it, and "_total" for
+    counters. Labels have "_" instead of ".", too.
     """
 
     name: str
@@ -146,37 +146,52 @@ class Instrument:
     labels: Labels = field(default_factory=dict)
 
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)  # by the convention
+_SECONDS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+)  # required by the convention
 _MILLIS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 SERVER_DURATION = Instrument("rpc.server.call.duration", "s", "Duration of inbound calls", _SECONDS, _CALL)
 CLIENT_DURATION = Instrument(
-    "rpc.client.call.duration", "s", "Duration of outbound calls, retries included", _SECONDS, _CALL
+    "rpc.client.call.duration", "s", "Duration of outbound calls, including retries", _SECONDS, _CALL
 )
 SERVER_ACTIVE = Instrument("winnow_active_calls", "{call}", "Inbound calls in progress", labels=_RPC)
-QUEUE_TOKENS = Instrument("winnow_queue_tokens", "{token}", "Tokens that wait or run")
-QUEUE_SECONDS = Instrument("winnow_queue_seconds", "s", "Queued tokens by measured tokens a second: scale on this")
+QUEUE_TOKENS = Instrument("winnow_queue_tokens", "{token}", "Tokens that are queued or running")
+QUEUE_SECONDS = Instrument("winnow_queue_seconds", "s", "Queued tokens / measured tokens per second; scale on this")
 TOKENS_PER_SECOND = Instrument("winnow_tokens_per_second", "{token}/s", "Measured speed of the model")
 BATCH_TOKENS = Instrument(
     "winnow_batch_tokens", "{token}", "Tokens computed in a batch", tuple(float(1 << i) for i in range(3, 18))
 )
-BATCH_SECONDS = Instrument("winnow_batch_seconds", "s", "Time of one batch on the model's thread", _MILLIS)
+BATCH_SECONDS = Instrument("winnow_batch_seconds", "s", "Duration of one batch on the model's thread", _MILLIS)
 UNIQUE_TOKEN_RATIO = Instrument(
-    "winnow_unique_token_ratio", "1", "Tokens computed by tokens asked for", tuple(i / 20 for i in range(1, 21))
+    "winnow_unique_token_ratio", "1", "Computed tokens / requested tokens", tuple(i / 20 for i in range(1, 21))
 )
 TOKENS = Instrument("winnow_tokens", "{token}", "Input tokens of answered items, computed or from a cache")
 _KIND: Labels = {KIND: frozenset(AnswerKind)}
 CACHE_HITS = Instrument("winnow_cache_hits", "{item}", "Items answered from a cache", labels=_KIND)
-CACHE_MISSES = Instrument("winnow_cache_misses", "{item}", "Items that no cache had", labels=_KIND)
+CACHE_MISSES = Instrument("winnow_cache_misses", "{item}", "Items that were not in a cache", labels=_KIND)
 CACHE_ERRORS = Instrument(
-    "winnow_cache_errors", "{error}", "Cache calls that failed; each is a miss to the caller",
+    "winnow_cache_errors", "{error}", "Cache calls that failed; each counts as a miss",
     labels={DB_OPERATION: frozenset(CacheOperation), ERROR_TYPE: None},
 )  # fmt: skip
 SHED = Instrument(
-    "winnow_shed", "{call}", "Calls refused for load, deadline or state, by reason",
+    "winnow_shed", "{call}", "Calls refused because of load, deadline or state, by reason",
     labels={SHED_REASON: frozenset(Refusal)},
 )  # fmt: skip
 DEGRADED_ANSWERS = Instrument(
-    "winnow_degraded", "{answer}", "Answers that fell short, by stage and reason",
+    "winnow_degraded", "{answer}", "Degraded responses, by stage and reason",
     labels={STAGE: frozenset(DegradedStage), SHED_REASON: frozenset(DegradedReason)},
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Carries trace context and baggage from process to process in gRPC metadata, in the formats of OTEL_PROPAGATORS."""
+"""Propagates trace context and baggage in gRPC metadata, in the formats of OTEL_PROPAGATORS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 _GROUP = "opentelemetry_propagator"
-# The specification's names that come in packages of their own.
+# Propagators of the specification that are in separate packages.
 _PACKAGES = {
     "b3": "opentelemetry-propagator-b3",
     "b3multi": "opentelemetry-propagator-b3",
@@ -23,7 +23,7 @@ _PACKAGES = {
 
 
 class _Lowercase(Getter[Mapping[str, str]]):
-    """gRPC writes every key in lower case, some formats do not."""
+    """Reads keys in lower case: gRPC converts all metadata keys, but some formats have upper-case ones."""
 
     def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
         value = carrier.get(key.lower())
@@ -37,30 +37,30 @@ _GETTER = _Lowercase()
 
 
 class Propagation:
-    """Both directions of one process; by default the W3C's trace context and baggage."""
+    """Extracts and injects context. The default formats are W3C trace context and baggage."""
 
     def __init__(self, propagator: TextMapPropagator | None = None) -> None:
         self._propagator = propagator or CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 
     def extract(self, metadata: Iterable[tuple[str, str | bytes]]) -> Context:
-        """What a caller sent, as a context without anything else."""
+        """The context that a caller sent, and nothing else."""
         carrier = {key: value for key, value in metadata if isinstance(value, str)}
         return self._propagator.extract(carrier, Context(), _GETTER)
 
     def inject(self, context: Context) -> dict[str, str]:
-        """What a callee is to be sent."""
+        """The metadata to send with a call."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, context)
         return {key.lower(): value for key, value in carrier.items()}
 
 
 def propagation(names: str) -> Propagation:
-    """By the names of OTEL_PROPAGATORS, with commas between. ValueError that says what is allowed."""
+    """The propagators named in OTEL_PROPAGATORS, separated by commas. The ValueError says what is allowed."""
     words = list(dict.fromkeys(word.strip().lower() for word in names.split(",") if word.strip()))
     if words == ["none"]:
         return Propagation(CompositePropagator([]))
     if "none" in words:
-        raise ValueError('"none" stands alone')
+        raise ValueError('"none" cannot be combined with other values')
     installed = {point.name: point for point in entry_points(group=_GROUP)}
     for word in words:
         if word not in installed:

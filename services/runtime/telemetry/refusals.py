@@ -1,4 +1,4 @@
-"""Refused calls: each is counted, and the log has a line when they begin and a sum now and then while they go on."""
+"""Counts refused calls, and logs the first one and then a sum at intervals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _AGAIN_SECONDS = 10.0
 
 
 class Refusals:
-    """Of one process, on its event loop.
+    """The refused calls of one process. Used on its event loop.
 
-    Of each reason the first refusal is logged at once, and from then on how many there were every `again_s` seconds,
-    until there were none. What is not yet logged when telemetry ends is logged then.
+    For each reason, the first refusal is logged immediately. After that, their number is logged every `again_s` seconds
+    until there are none. The rest is logged when telemetry shuts down.
     """
 
     def __init__(self, telemetry: Telemetry, again_s: float = _AGAIN_SECONDS) -> None:
@@ -30,26 +30,26 @@ class Refusals:
         telemetry.before_shutdown(self.flush)
 
     def add(self, reason: Refusal) -> None:
-        """One call was refused."""
+        """Counts one refused call."""
         self._counter.add(1, {names.SHED_REASON: reason.value})
         self._unlogged[reason] += 1
         if reason not in self._timers:
-            self._tell(reason)
+            self._report(reason)
 
     def flush(self) -> None:
-        """Logs what is left."""
+        """Logs the refusals that have not been logged yet."""
         for reason, count in self._unlogged.items():
             if count:
                 self._write(reason, count)
         self._unlogged.clear()
 
-    def _tell(self, reason: Refusal) -> None:
+    def _report(self, reason: Refusal) -> None:
         self._timers.pop(reason, None)
         count = self._unlogged.pop(reason, 0)
         if count:
             self._write(reason, count)
             loop = asyncio.get_running_loop()
-            self._timers[reason] = loop.call_later(self._again_s, self._tell, reason)
+            self._timers[reason] = loop.call_later(self._again_s, self._report, reason)
 
     def _write(self, reason: Refusal, count: int) -> None:
         calls = "1 call" if count == 1 else f"{count} calls"

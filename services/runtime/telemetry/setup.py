@@ -1,9 +1,9 @@
-"""Builds the process's tracer and meter from OTEL_* and the settings, and takes them down within bounded time.
+"""Builds the process's tracer and meter from OTEL_* and the settings, and shuts them down within bounded time.
 
-Traces leave by OTLP if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set or OTEL_TRACES_EXPORTER names "otlp";
-metrics by OTLP only if OTEL_METRICS_EXPORTER does. The Prometheus endpoint follows METRICS_LISTEN alone. `environment`
-checks every OTEL_* variable; endpoints, headers, certificates, resource attributes and batch sizes are then read by
-the SDK itself.
+Traces are sent by OTLP if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) is set or OTEL_TRACES_EXPORTER contains
+"otlp"; metrics only if OTEL_METRICS_EXPORTER contains it. The Prometheus endpoint depends on METRICS_LISTEN only.
+`environment` checks every OTEL_* variable; the SDK itself then reads endpoints, headers, certificates, resource
+attributes and batch sizes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ log = logging.getLogger("winnow.telemetry")
 
 _SHUTDOWN_SECONDS = 5.0
 
-# Values, each with its attributes; called when they are collected, from another thread.
+# Returns values with their attributes. Called on collection, on another thread.
 Read: TypeAlias = "Callable[[], Iterable[tuple[float, Mapping[str, str]]]]"
 
 
 class Telemetry:
-    """Tracer, meter and their shutdown. Build it with `start`, or bare for tests and tools that report nothing."""
+    """Tracer, meter and their shutdown. Created by `start`; without arguments, it exports nothing."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Telemetry:
     def start(
         cls, service: str, metrics_listen: str | None = None, environ: Mapping[str, str] = os.environ
     ) -> Telemetry:
-        """Providers and the Prometheus endpoint. `service` is the default of OTEL_SERVICE_NAME.
+        """Starts the providers and the Prometheus endpoint. `service` is the default of OTEL_SERVICE_NAME.
 
-        Ends the process if a variable is wrong or the metrics port is taken.
+        Ends the process if a variable is invalid or the metrics port is in use.
         """
         settings = environment.read(environ, prometheus=metrics_listen is not None)
         if settings.disabled:
@@ -88,17 +88,17 @@ class Telemetry:
         return telemetry
 
     def counter(self, instrument: Instrument) -> metrics.Counter:
-        """A sum that only grows."""
+        """A sum that only increases."""
         return self.meter.create_counter(instrument.name, instrument.unit, instrument.description)
 
     def totals(self, instrument: Instrument, read: Read) -> None:
-        """Sums that only grow, for where a counter would be bumped too often."""
+        """Sums that only increase, read on collection. For sums that change too often for a counter."""
         self.meter.create_observable_counter(
             instrument.name, [_observing(read)], instrument.unit, instrument.description
         )
 
     def levels(self, instrument: Instrument, read: Read) -> None:
-        """Sums that grow and shrink."""
+        """Sums that increase and decrease, read on collection."""
         self.meter.create_observable_up_down_counter(
             instrument.name, [_observing(read)], instrument.unit, instrument.description
         )
@@ -111,7 +111,7 @@ class Telemetry:
         )  # fmt: skip
 
     def gauge(self, instrument: Instrument, read: Callable[[], float | None]) -> None:
-        """A value read when it is collected, from another thread; None is not reported."""
+        """A value read on collection, on another thread. None is not reported."""
 
         def observe(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
             value = read()
@@ -120,11 +120,11 @@ class Telemetry:
         self.meter.create_observable_gauge(instrument.name, [observe], instrument.unit, instrument.description)
 
     def before_shutdown(self, step: Callable[[], object]) -> None:
-        """`step` is called when `shutdown` begins."""
+        """Registers `step` to be called at the beginning of `shutdown`."""
         self._before.append(step)
 
     def shutdown(self) -> None:
-        """Sends what is left and closes the endpoint, within a few seconds even where the collector is gone."""
+        """Exports what is left and closes the endpoint, within a few seconds even if the collector is unavailable."""
 
         def close() -> None:
             for step in (*self._before, *self._close):
@@ -133,7 +133,7 @@ class Telemetry:
                 except Exception:
                     log.warning("telemetry did not close cleanly", exc_info=True)
 
-        # The exporters' own timeouts add up to half a minute, longer than a pod has.
+        # The timeouts of the exporters add up to half a minute, which is longer than a pod's grace period allows.
         thread = threading.Thread(target=close, name="telemetry-shutdown", daemon=True)
         thread.start()
         thread.join(_SHUTDOWN_SECONDS)
@@ -141,7 +141,7 @@ class Telemetry:
 
 def _tracers(resource: Resource, settings: OtelSettings) -> TracerProvider:
     sent = settings.traces_otlp is not None or settings.traces_console
-    # Unsent: ids for the logs, and the caller's own sampling handed on; but nothing recorded that nobody receives.
+    # If spans are not exported, only ids for the log and the caller's sampling decision are needed.
     sampler = settings.sampler or (DEFAULT_ON if sent else DEFAULT_OFF)
     tracers = TracerProvider(sampler, resource, shutdown_on_exit=False)
     if settings.traces_otlp is not None:

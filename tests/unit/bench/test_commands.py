@@ -81,7 +81,7 @@ def test_without_a_model_one_line_says_so(tmp_path: Path) -> None:
     done = bench("embed", "--model", tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "there is no checkpoint here" in done.stderr
+    assert "contains no checkpoint" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -30,7 +30,7 @@ REFUSED = [
         {"OTEL_TRACES_EXPORTER": "zipkin"},
         'OTEL_TRACES_EXPORTER: "zipkin" is not supported; allowed: otlp, console, none',
     ),
-    ({"OTEL_TRACES_EXPORTER": "otlp,none"}, 'OTEL_TRACES_EXPORTER: "none" stands alone'),
+    ({"OTEL_TRACES_EXPORTER": "otlp,none"}, 'OTEL_TRACES_EXPORTER: "none" cannot be combined with other values'),
     (
         {"OTEL_METRICS_EXPORTER": "statsd"},
         'OTEL_METRICS_EXPORTER: "statsd" is not supported; allowed: otlp, console, prometheus, none',
@@ -49,10 +49,13 @@ REFUSED = [
     ),
     (
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
-        "OTEL_EXPORTER_OTLP_ENDPOINT: is no address for http/protobuf; allowed: http://HOST:PORT, https://HOST:PORT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT: is not an address for http/protobuf; allowed: http://HOST:PORT, https://HOST:PORT",
     ),
-    ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT: is no address for grpc"),
-    ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://c:1"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: is no address for grpc"),
+    ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT: is not an address for grpc"),
+    (
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "ftp://c:1"},
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: is not an address for grpc",
+    ),
     ({"OTEL_EXPORTER_OTLP_HEADERS": SECRET}, "OTEL_EXPORTER_OTLP_HEADERS: item 1 is not NAME=VALUE; allowed:"),
     ({"OTEL_EXPORTER_OTLP_HEADERS": f"a=b,x y={SECRET}"}, "OTEL_EXPORTER_OTLP_HEADERS: item 2 is not NAME=VALUE"),
     ({"OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"key={SECRET}%"}, "OTEL_EXPORTER_OTLP_TRACES_HEADERS: the value of key"),
@@ -73,11 +76,11 @@ REFUSED = [
     ),
     (
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"},
-        'OTEL_TRACES_SAMPLER_ARG: "2" is no ratio; allowed: a number from 0 to 1',
+        'OTEL_TRACES_SAMPLER_ARG: "2" is not a ratio; allowed: a number from 0 to 1',
     ),
     (
         {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "half"},
-        'OTEL_TRACES_SAMPLER_ARG: "half" is no ratio',
+        'OTEL_TRACES_SAMPLER_ARG: "half" is not a ratio',
     ),
     (
         {"OTEL_PROPAGATORS": "b3"},
@@ -85,7 +88,7 @@ REFUSED = [
     ),
     ({"OTEL_PROPAGATORS": "jaeger"}, "install opentelemetry-propagator-jaeger"),
     ({"OTEL_PROPAGATORS": "w3c"}, 'OTEL_PROPAGATORS: "w3c" is not supported; allowed: baggage, tracecontext, none'),
-    ({"OTEL_PROPAGATORS": "baggage,none"}, 'OTEL_PROPAGATORS: "none" stands alone'),
+    ({"OTEL_PROPAGATORS": "baggage,none"}, 'OTEL_PROPAGATORS: "none" cannot be combined with other values'),
     ({"OTEL_BSP_SCHEDULE_DELAY": "1s"}, 'OTEL_BSP_SCHEDULE_DELAY: "1s" is not supported; allowed: a whole number'),
     (
         {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4096"},

@@ -1,4 +1,4 @@
-# Forms the cluster once all six nodes answer; does nothing where it exists.
+# Creates the cluster when all six nodes respond. Does nothing if it exists already.
 set -eu
 nodes=""
 for i in 0 1 2 3 4 5; do
