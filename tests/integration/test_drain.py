@@ -16,12 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from deploy.local.process import Process, python_module
 from tests.support.serving import serving, told
-from tests.support.tiny import Tiny, tiny
+from tests.support.tiny import Tiny
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
-
-__all__ = ["tiny"]
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far beyond the test's own time limit: whatever waits for the drain to run out does not end.

@@ -7,12 +7,10 @@ import pytest
 
 from services.api.vectors import decode
 from tests.support.gateway import Running, running
-from tests.support.tiny import Tiny, embedding, reranking, tiny
+from tests.support.tiny import Tiny, embedding, reranking
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2 as pb
-
-__all__ = ["tiny"]
 
 TEXTS = ["the capital of China is Beijing", "gravity", "", "<|im_end|> stays text", "two bodies attract " * 100]
 

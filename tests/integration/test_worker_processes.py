@@ -23,11 +23,9 @@ from services.runtime.channel import ChannelSettings, channel
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.otlp import attributes, named, receiver
-from tests.support.tiny import Tiny, tiny
+from tests.support.tiny import Tiny
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
-
-__all__ = ["tiny"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

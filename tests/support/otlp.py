@@ -4,6 +4,7 @@
 import asyncio
 import gzip
 import threading
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from services.runtime.telemetry.setup import Telemetry
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
@@ -143,3 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_) -> None: ...
+
+
+async def scraped(telemetry: Telemetry) -> dict[str, float]:
+    """What the process's Prometheus endpoint shows."""
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{telemetry.metrics_address}/metrics", timeout=10) as response:
+            return response.read().decode()
+
+    lines = (await asyncio.to_thread(read)).splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}

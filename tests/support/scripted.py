@@ -3,6 +3,8 @@
 
 from collections.abc import Awaitable, Callable
 
+from services.runtime.channel import ChannelSettings, channel
+from services.runtime.telemetry.setup import Telemetry
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 SERVICE = "winnow.embed.v1.EmbedService"
@@ -39,3 +41,9 @@ class Scripted(embed_pb2_grpc.EmbedServiceServicer):
             if self.answer is not None:
                 await self.answer(request, context)
             yield embed_pb2.EmbedStreamResponse()
+
+
+async def call(address: str, settings: ChannelSettings) -> None:
+    """One Embed over a channel of its own."""
+    async with channel(address, Telemetry(), settings) as to:
+        await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)

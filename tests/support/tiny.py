@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from services.embed.settings import EmbedSettings
 from services.embed.worker import embed_worker
 from services.rerank.settings import RerankSettings
@@ -31,10 +29,8 @@ class Tiny:
     rerank: Path
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def saved(root: Path) -> Tiny:
     """An embedding model of width 64, and a reranker."""
-    root = tmp_path_factory.mktemp("tiny")
     (root / "embed").mkdir()
     (root / "rerank").mkdir()
     return Tiny(save(root / "embed", bare=True), save(root / "rerank"))

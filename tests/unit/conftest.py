@@ -1,4 +1,4 @@
-"""What unit tests of several rooms share."""
+"""What unit tests of several packages share."""
 
 import pytest
 

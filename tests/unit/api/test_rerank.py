@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from services.rerank.model_card import FILE, recommended_retrieval_weight
+from services.rerank.model_card import FILE
 from tests.support.serving import details, told
 from tests.support.tiny import MAX_TOKENS, reranking
 from winnow.common.v1 import common_pb2
@@ -158,16 +158,3 @@ async def test_get_model(tiny, tmp_path) -> None:
         assert told_model.max_tokens == MAX_TOKENS
         assert told_model.HasField("recommended_retrieval_weight") == (weight is not None)
         assert told_model.recommended_retrieval_weight == (weight or 0)
-
-
-@pytest.mark.parametrize("card", ["[]", "{", *(f'{{"retrieval_weight": {bad}}}' for bad in ("2", '"x"', "true"))])
-def test_a_malformed_card_stops_the_start(tmp_path, card) -> None:
-    (tmp_path / FILE).write_text(card)
-    with pytest.raises(ValueError, match=r"winnow\.json"):
-        recommended_retrieval_weight(str(tmp_path))
-
-
-def test_a_hub_id_and_a_card_without_the_number_recommend_nothing(tmp_path) -> None:
-    assert recommended_retrieval_weight("Qwen/Qwen3-Reranker-0.6B") is None
-    (tmp_path / FILE).write_text("{}")
-    assert recommended_retrieval_weight(str(tmp_path)) is None

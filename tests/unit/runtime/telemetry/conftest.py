@@ -1,0 +1,14 @@
+"""A process's telemetry, sent to a real OTLP receiver."""
+
+import asyncio
+
+import pytest
+
+from services.runtime.telemetry.setup import Telemetry
+
+
+@pytest.fixture
+async def telemetry(collected):
+    made = Telemetry.start("winnow-test", "127.0.0.1:0")
+    yield made
+    await asyncio.to_thread(made.shutdown)  # it sends to a receiver on this very loop
