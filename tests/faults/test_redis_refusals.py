@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.gateway import flushed, running
 from tests.support.redis import RedisProcess, redis_server
-from tests.support.serving import failure, told
+from tests.support.serving import failure, rich_status
 from tests.support.waiting import until
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -94,7 +94,7 @@ async def test_a_wrong_password_is_said_at_the_start_by_the_name_of_its_setting(
             assert any("index" in line and "GATEWAY_INDEX_URL" in line for line in lines())
             error = await failure(gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert told(error).reason == "UPSTREAM_UNAVAILABLE"
+            assert rich_status(error).reason == "UPSTREAM_UNAVAILABLE"
             assert "gateway in" in error.details()
             assert SECRET not in "".join(lines()) + error.details()
 

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
 from tests.support.gateway import running
 from tests.support.redis import free_port, redis_server
-from tests.support.serving import PlainSettings, failure, serving, told
+from tests.support.serving import PlainSettings, failure, rich_status, serving
 from tests.support.waiting import until, until_available
 from tests.support.workers import EmbedWorker
 from winnow.common.v1 import common_pb2
@@ -33,7 +33,7 @@ async def test_a_full_pool_is_resource_exhausted_and_must_not_be_retried(call):
         gateway.embed_worker.problem = gateway.rerank_worker.problem = ReplicaFull(0.02)
         error = await failure(call(gateway))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        answer = told(error)
+        answer = rich_status(error)
         assert answer.reason == "OVERLOADED"
         assert answer.trailers["grpc-retry-pushback-ms"] == "-1"
         assert answer.detail(error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds() > 0
@@ -48,7 +48,7 @@ async def test_workers_that_were_never_there(call):
             began = time.monotonic()
             error = await failure(call(gateway, **options))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert told(error).reason == "UPSTREAM_UNAVAILABLE"
+            assert rich_status(error).reason == "UPSTREAM_UNAVAILABLE"
             assert "127.0.0.1" not in error.details()
             assert time.monotonic() - began < 3
 
@@ -135,7 +135,7 @@ async def test_other_failures_of_a_worker(problem, code):
         error = await failure(embed(gateway, timeout=5))
         assert error.code() is code
         if isinstance(problem, ValueError):
-            assert b"secret" not in told(error).status.SerializeToString()
+            assert b"secret" not in rich_status(error).status.SerializeToString()
 
 
 async def test_a_worker_that_answers_nonsense():
@@ -151,7 +151,7 @@ async def test_a_worker_that_answers_nonsense():
     async with running(embed=Short()) as gateway:
         error = await failure(embed(gateway))
         assert error.code() is grpc.StatusCode.INTERNAL
-        assert told(error).reason == "INTERNAL"
+        assert rich_status(error).reason == "INTERNAL"
 
 
 async def test_a_worker_that_goes_and_comes_back():
@@ -273,4 +273,4 @@ async def test_draining_ends_streams_after_what_they_took_on():
             gateway.served.lifecycle.stop()
             error = await failure(anext(answers))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert told(error).reason == "NOT_READY"
+            assert rich_status(error).reason == "NOT_READY"

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from deploy.local.process import Process, python_module
-from tests.support.serving import serving, told
+from tests.support.serving import rich_status, serving
 from tests.support.tiny import Tiny
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -129,7 +129,11 @@ async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start
         for stream in (unsent, named, stored):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stream.read()
-            assert (told(error.value).code, told(error.value).reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
+            status = rich_status(error.value)
+            assert (status.code, status.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "NOT_READY",
+            )
         del calls
         for connection in sockets:
             connection.close()
@@ -148,4 +152,4 @@ async def test_a_stream_that_waits_for_absent_workers_ends_with_the_process(star
         await ends(process)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stream.read()
-        assert told(error.value).reason == "NOT_READY"
+        assert rich_status(error.value).reason == "NOT_READY"

@@ -9,7 +9,7 @@ import pytest
 from tests.support.collections import CREATED, create, get, search
 from tests.support.gateway import NOWHERE, flushed, running
 from tests.support.redis import redis_server, valkey_binary
-from tests.support.serving import failure, told
+from tests.support.serving import failure, rich_status
 from tests.support.waiting import until
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
@@ -58,9 +58,11 @@ async def test_pages(redis8):
         assert len((await gateway.retrieval.ListCollections(pb.ListCollectionsRequest())).collections) == 7
         # Not base64, not ASCII, not padded, not UTF-8 within.
         for token in ("no token!", "é", "\U0001f600", "\x00", "YQ", "=", "_w==", "gICA"):
-            seen = told(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_token=token))))
+            seen = rich_status(
+                await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_token=token)))
+            )
             assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
-        seen = told(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_size=1001))))
+        seen = rich_status(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_size=1001))))
         assert seen.fields == ["page_size"]
 
 
@@ -140,7 +142,7 @@ async def test_bad_names_are_refused_everywhere(redis8, name):
         ):
             error = await failure(call)
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert told(error).fields == [field]
+            assert rich_status(error).fields == [field]
         with redis8.client() as client:
             assert client.hkeys("winnow:i:{catalogue}:collections") == [b"good"]
 
@@ -148,10 +150,10 @@ async def test_bad_names_are_refused_everywhere(redis8, name):
 @pytest.mark.parametrize("bad", [0, 31, 97])
 async def test_bad_dimensions(redis8, bad):
     async with running(redis8.url) as gateway:
-        assert told(await failure(create(gateway, dimensions=bad))).fields == ["dimensions"]
-        assert told(await failure(create(gateway, shards=257))).fields == ["shards"]
-        assert told(await failure(create(gateway, shards=0))).fields == ["shards"]
-        assert told(await failure(create(gateway, quantization=9))).fields == ["quantization"]
+        assert rich_status(await failure(create(gateway, dimensions=bad))).fields == ["dimensions"]
+        assert rich_status(await failure(create(gateway, shards=257))).fields == ["shards"]
+        assert rich_status(await failure(create(gateway, shards=0))).fields == ["shards"]
+        assert rich_status(await failure(create(gateway, quantization=9))).fields == ["quantization"]
 
 
 async def test_a_half_made_collection_is_cleaned_up(redis8):
@@ -203,8 +205,8 @@ async def test_without_vector_sets_collections_say_what_to_do(url):
                     assert error.code() is grpc.StatusCode.UNAVAILABLE
                 else:
                     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-                    assert told(error).reason in {"NO_INDEX", "NO_VECTOR_SETS"}
-                    assert "Redis 8" in told(error).status.message
+                    assert rich_status(error).reason in {"NO_INDEX", "NO_VECTOR_SETS"}
+                    assert "Redis 8" in rich_status(error).status.message
             documents = pb.InlineDocuments(documents=[pb.Document(text="a")])
             assert (await stub.Search(pb.SearchRequest(query="a", documents=documents))).hits
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.collections import CREATED, UNCHANGED, UPDATED, create, get, read, search
 from tests.support.gateway import running
-from tests.support.serving import failure, told
+from tests.support.serving import failure, rich_status
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 
@@ -213,7 +213,7 @@ async def test_bad_streams(redis8):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 async for _ in gateway.retrieval.UpsertDocuments(stream(*requests)):
                     pass
-            assert told(failed.value).fields == [field]
+            assert rich_status(failed.value).fields == [field]
         assert [r async for r in gateway.retrieval.UpsertDocuments(stream())] == []
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway.upsert("nothing", one)

@@ -5,7 +5,7 @@ import pytest
 
 from services.runtime.errors import InvalidField
 from tests.support.gateway import running
-from tests.support.serving import told
+from tests.support.serving import rich_status
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
@@ -19,7 +19,7 @@ async def refused(call) -> list[str]:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    return told(failed.value).fields
+    return rich_status(failed.value).fields
 
 
 EMBED = [

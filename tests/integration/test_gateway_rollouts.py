@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from tests.support.gateway import flushed, running
-from tests.support.serving import told
+from tests.support.serving import rich_status
 from tests.support.vectors import request
 from tests.support.workers import RerankWorker
 from winnow.embed.v1 import embed_pb2
@@ -19,7 +19,7 @@ async def test_get_model_tells_the_workers_model_and_the_gateways_limits(redis8)
         assert (reranker.model.fingerprint, reranker.limits.max_items) == ("rerank-1", 7)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway.embed.Embed(request(["x"] * 8))
-        assert told(failed.value).fields == ["texts"]
+        assert rich_status(failed.value).fields == ["texts"]
 
 
 async def test_a_rollout_never_mixes_models(redis8):

@@ -11,7 +11,7 @@ import pytest
 from services.api.vectors import decode
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
 from tests.support.gateway import running
-from tests.support.serving import failure, told
+from tests.support.serving import failure, rich_status
 from tests.support.workers import EmbedWorker, RerankWorker
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -114,7 +114,7 @@ async def test_rerank_down_is_degraded_or_unavailable(redis8, source):
         assert found.hits[0].score == found.hits[0].retrieval_score
         error = await failure(gateway.retrieval.Search(source(rerank=pb.RERANK_POLICY_REQUIRED)))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert told(error).reason == "UPSTREAM_UNAVAILABLE"
+        assert rich_status(error).reason == "UPSTREAM_UNAVAILABLE"
         assert not (await gateway.retrieval.Search(source(rerank=pb.RERANK_POLICY_SKIP))).degraded
 
 
@@ -257,7 +257,7 @@ async def test_a_filter_that_does_not_parse_names_the_field(redis8, bad, filled)
             await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="fruit"))
         error = await failure(gateway.retrieval.Search(stored(filter=bad)))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert told(error).fields == ["collection.filter"]
+        assert rich_status(error).fields == ["collection.filter"]
         assert gateway.embed_worker.texts == (FRUIT if filled else [])  # no model time was spent on it
 
 
@@ -291,7 +291,7 @@ async def test_a_bad_filter_is_told_in_its_own_words(redis8):
         ):
             error = await failure(gateway.retrieval.Search(stored(filter=filter_)))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert told(error).fields == ["collection.filter"]
+            assert rich_status(error).fields == ["collection.filter"]
             assert says in error.details()
             assert "_c3" not in error.details()
 
@@ -353,10 +353,10 @@ async def test_a_collection_of_another_model_is_refused(redis8):
     async with running(redis8.url, embed=EmbedWorker("embed-2")) as gateway:
         error = await failure(gateway.retrieval.Search(stored()))
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert told(error).reason == "MODEL_MISMATCH"
+        assert rich_status(error).reason == "MODEL_MISMATCH"
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway.upsert("fruit", pb.Document(id="x", text="x"))
-        assert told(failed.value).reason == "MODEL_MISMATCH"
+        assert rich_status(failed.value).reason == "MODEL_MISMATCH"
 
 
 async def test_the_model_changes_under_a_running_gateway(redis8):
@@ -365,7 +365,7 @@ async def test_the_model_changes_under_a_running_gateway(redis8):
         await fill(gateway)
         gateway.embed_worker.fingerprint = "embed-2"
         error = await failure(gateway.retrieval.Search(stored("a query that no cache has")))
-        assert told(error).reason == "MODEL_MISMATCH"
+        assert rich_status(error).reason == "MODEL_MISMATCH"
         await fill(gateway, "fruit-2")
         found = await gateway.retrieval.Search(stored("a query that no cache has", "fruit-2"))
         assert found.embed_model.fingerprint == "embed-2"
@@ -384,4 +384,4 @@ async def test_unknown_collection(redis8):
     async with running(redis8.url) as gateway:
         error = await failure(gateway.retrieval.Search(stored(name="nothing")))
         assert error.code() is grpc.StatusCode.NOT_FOUND
-        assert "nothing" in told(error).status.message
+        assert "nothing" in rich_status(error).status.message

@@ -6,7 +6,7 @@ import pytest
 from services.api.vectors import decode
 from tests.support.collections import create, get, read, search
 from tests.support.gateway import running
-from tests.support.serving import failure, told
+from tests.support.serving import failure, rich_status
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
@@ -16,7 +16,7 @@ LIMIT = 1 << 16
 
 
 async def refused(call, message: str) -> str:
-    seen = told(await failure(call))
+    seen = rich_status(await failure(call))
     assert (seen.code, seen.reason, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", [message])
     assert str(LIMIT) in seen.status.message
     return seen.status.message
@@ -102,5 +102,5 @@ async def test_an_answer_of_a_worker_that_is_too_large_is_not_told_as_load():
     """2,048 errors, each with its details, are more than this gateway reads in one message."""
     request = rerank_pb2.RerankRequest(query="a", documents=[f"NAN {n}" for n in range(2048)])
     async with running(max_message_bytes=LIMIT) as gateway:
-        error = told(await failure(gateway.rerank.Rerank(request)))
+        error = rich_status(await failure(gateway.rerank.Rerank(request)))
     assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -71,8 +71,8 @@ async def serving(
 
 
 @dataclass
-class Told:
-    """What a failed call tells its caller, by way of grpc's own status library."""
+class RichStatus:
+    """The status of a failed call with its details, as grpc's own library reads them."""
 
     code: grpc.StatusCode
     status: status_pb2.Status
@@ -109,11 +109,11 @@ class _Call:
         self.trailing_metadata = lambda: tuple(error.trailing_metadata() or ())
 
 
-def told(error: grpc.aio.AioRpcError) -> Told:
+def rich_status(error: grpc.aio.AioRpcError) -> RichStatus:
     """The rich status; fails where it is missing, or contradicts the plain one."""
     status = rpc_status.from_call(_Call(error))
     assert status is not None, f"no details: {error.code()} {error.details()}"
-    return Told(error.code(), status, dict(error.trailing_metadata() or ()))
+    return RichStatus(error.code(), status, dict(error.trailing_metadata() or ()))
 
 
 async def failure(call) -> grpc.aio.AioRpcError:

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from safetensors.torch import load_file, save_file
 
 from services.api.vectors import decode
-from tests.support.serving import details, told
+from tests.support.serving import details, rich_status
 from tests.support.tiny import MAX_TOKENS, Tiny, embedding, held, until_idle, until_queued
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -140,7 +140,7 @@ WRONG = [
 async def test_a_wrong_request_names_its_fields(stub, fields, named) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Embed(request(**fields), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.reason) == (CODES.INVALID_ARGUMENT, "INVALID_FIELD")
     assert sorted(seen.fields) == named
     assert seen.status.message
@@ -216,7 +216,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker, 
     with held(worker.worker):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Embed(request(texts), timeout=0.5)
-        seen = told(error.value)  # details: the server said it, not the client's own clock
+        seen = rich_status(error.value)  # details: the server said it, not the client's own clock
         assert (seen.code, seen.reason) == (CODES.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
         assert engine.stats().queued_tokens == 0
 
@@ -230,7 +230,7 @@ async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny) -
             await until_queued(served.worker, 400)
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stub.Embed(request(["x y z"] * 100), timeout=30)
-            seen = told(error.value)
+            seen = rich_status(error.value)
             assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
             delay = seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds()
             assert delay > 0
@@ -242,7 +242,7 @@ async def test_a_request_larger_than_the_queue_is_told_to_split(tiny) -> None:
     async with embedding(tiny, queue_tokens=300, batch_tokens=64) as served:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(served.channel).Embed(request(["x y z"] * 400), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.fields) == (CODES.INVALID_ARGUMENT, ["texts"])
     assert "split" in seen.status.message
 
@@ -265,7 +265,7 @@ async def test_a_broken_device_ends_the_process_and_says_so(worker, stub) -> Non
     worker.worker.engine()._runner._device.launch = launch
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Embed(request(), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.reason) == (CODES.INTERNAL, "INTERNAL")
     assert "CUDA" not in str(error.value)
     await worker.lifecycle.stopping.wait()

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from services.api.vectors import decode
-from tests.support.serving import details, told
+from tests.support.serving import details, rich_status
 from tests.support.tiny import embedding, held, until_queued
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -104,7 +104,11 @@ async def test_a_wrong_message_ends_the_stream_after_what_was_taken(stub, second
     seen: list[str] = []
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await gathered(call, seen)
-    assert (told(error.value).code, told(error.value).fields) == (grpc.StatusCode.INVALID_ARGUMENT, fields)
+    status = rich_status(error.value)
+    assert (status.code, status.fields) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        fields,
+    )
     assert sorted(seen) == ["0", "1"]
 
 
@@ -120,7 +124,7 @@ async def test_a_wrong_message_ends_the_stream_after_what_was_taken(stub, second
 async def test_wrong_options_are_named(stub, options, field) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await answers(stub.EmbedStream(iter([message("x", **options)]), timeout=10))
-    assert told(error.value).fields == [field]
+    assert rich_status(error.value).fields == [field]
 
 
 async def test_a_fast_sender_is_slowed_not_refused(tiny) -> None:
@@ -167,7 +171,11 @@ async def test_when_the_process_drains_what_was_taken_is_answered(worker, stub) 
     assert sorted(result.id for result in first.results) == ["0", "1"]
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call.read()
-    assert (told(error.value).code, told(error.value).reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
+    status = rich_status(error.value)
+    assert (status.code, status.reason) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "NOT_READY",
+    )
     await asyncio.wait_for(worker.lifecycle.idle(), 10)
 
 
@@ -178,7 +186,7 @@ async def test_an_idle_stream_does_not_hold_up_the_end(worker, stub) -> None:
     worker.lifecycle.stop()
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call.read()
-    assert told(error.value).reason == "NOT_READY"
+    assert rich_status(error.value).reason == "NOT_READY"
 
 
 async def test_a_caller_who_leaves_frees_everything(worker, stub) -> None:

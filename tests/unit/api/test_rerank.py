@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from services.rerank.model_card import FILE
-from tests.support.serving import details, told
+from tests.support.serving import details, rich_status
 from tests.support.tiny import MAX_TOKENS, reranking
 from winnow.common.v1 import common_pb2
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
@@ -105,7 +105,7 @@ async def test_an_instruction_counts_and_its_default_is_the_models(stub) -> None
 async def test_a_wrong_request_names_its_fields(stub, fields, named) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Rerank(request(**fields), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.reason) == (CODES.INVALID_ARGUMENT, "INVALID_FIELD")
     assert sorted(seen.fields) == named
 
@@ -143,7 +143,7 @@ async def test_a_document_over_the_byte_limit_fails_alone(tiny) -> None:
         assert not nothing.results
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Rerank(request(["x"], query="123456789"), timeout=30)
-        assert told(error.value).fields == ["query"]
+        assert rich_status(error.value).fields == ["query"]
 
 
 async def test_get_model(tiny, tmp_path) -> None:
@@ -152,9 +152,9 @@ async def test_get_model(tiny, tmp_path) -> None:
     (folder / FILE).write_text(json.dumps({"retrieval_weight": 0.25}))
     for model, weight in ((tiny.rerank, None), (folder, 0.25)):
         async with reranking(type(tiny)(tiny.embed, model)) as served:
-            told_model = await rerank_pb2_grpc.RerankServiceStub(served.channel).GetModel(
+            described = await rerank_pb2_grpc.RerankServiceStub(served.channel).GetModel(
                 rerank_pb2.GetModelRequest(), timeout=10
             )
-        assert told_model.max_tokens == MAX_TOKENS
-        assert told_model.HasField("recommended_retrieval_weight") == (weight is not None)
-        assert told_model.recommended_retrieval_weight == (weight or 0)
+        assert described.max_tokens == MAX_TOKENS
+        assert described.HasField("recommended_retrieval_weight") == (weight is not None)
+        assert described.recommended_retrieval_weight == (weight or 0)

@@ -11,7 +11,7 @@ from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import ReplicaFull
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import failure, serving, told
+from tests.support.serving import failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 
@@ -64,7 +64,7 @@ async def test_attempts_are_bounded_and_the_last_status_is_told() -> None:
     async with pool(busy, settings=ChannelSettings(attempts=3)) as (stub, _):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
-    assert told(error.value).reason == "REPLICA_FULL"
+    assert rich_status(error.value).reason == "REPLICA_FULL"
     assert busy.calls == 3
 
 

@@ -6,7 +6,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from services.runtime import errors, rpc_status
 from tests.support.scripted import Scripted
-from tests.support.serving import details, serving, told
+from tests.support.serving import details, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 # One of each kind: (problem, code, reason, pushback trailer).
@@ -60,7 +60,7 @@ async def test_on_the_wire(problem, code, reason, pushback) -> None:
             async for _ in stream:
                 pass
     for error in (unary.value, streamed.value):
-        seen = told(error)
+        seen = rich_status(error)
         assert (seen.code, seen.reason) == (code, reason)
         assert re.fullmatch(r"[A-Z][A-Z0-9_]+[A-Z0-9]", seen.reason)
         assert len(seen.reason) <= 63
@@ -137,7 +137,7 @@ async def test_many_long_violations_still_reach_the_caller() -> None:
     async with serving(raising(problem)) as served:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(served.channel).Embed(embed_pb2.EmbedRequest(), timeout=10)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert seen.code is CODES.INVALID_ARGUMENT
     assert seen.reason == "INVALID_FIELD"
     assert seen.fields == [f"texts[{i}]" for i in range(8)]
@@ -149,4 +149,4 @@ async def test_the_longest_name_still_reaches_the_caller() -> None:
     async with serving(raising(problem)) as served:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(served.channel).Embed(embed_pb2.EmbedRequest(), timeout=10)
-    assert told(error.value).reason == "NOT_FOUND"
+    assert rich_status(error.value).reason == "NOT_FOUND"

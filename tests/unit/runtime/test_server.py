@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.runtime.lifecycle import LIVENESS
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import PlainSettings, failure, serving, told
+from tests.support.serving import PlainSettings, failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 EMBED = f"/{SERVICE}/Embed"
@@ -32,7 +32,7 @@ async def test_malformed_messages_are_the_callers_fault(data) -> None:
     # The second and third are strings that are no UTF-8; the third is a lone surrogate.
     application = Scripted()
     async with serving(application) as served:
-        seen = told(await failure(raw(served)(data, timeout=10)))
+        seen = rich_status(await failure(raw(served)(data, timeout=10)))
     assert (seen.code, seen.reason) == (CODES.INVALID_ARGUMENT, "INVALID_FIELD")
     assert seen.fields == ["winnow.embed.v1.EmbedRequest"]
     assert application.calls == 0
@@ -46,7 +46,7 @@ async def test_a_message_over_the_limit_is_refused_by_name() -> None:
         assert fits.ByteSize() == 1 << 16
         await stub.Embed(fits, timeout=10)
         fits.texts[0] += "x"
-        seen = told(await failure(stub.Embed(fits, timeout=10)))
+        seen = rich_status(await failure(stub.Embed(fits, timeout=10)))
         assert (seen.code, seen.fields) == (CODES.INVALID_ARGUMENT, ["winnow.embed.v1.EmbedRequest"])
         assert str(1 << 16) in seen.status.message
         # Far over it grpc itself cuts the message off, before it takes memory.
@@ -60,7 +60,7 @@ async def test_a_malformed_message_within_a_stream_ends_it() -> None:
         await call.write(b"")
         assert await call.read() == b""
         await call.write(b"\xff")
-        seen = told(await failure(call.read()))
+        seen = rich_status(await failure(call.read()))
     assert (seen.code, seen.fields) == (CODES.INVALID_ARGUMENT, ["winnow.embed.v1.EmbedStreamRequest"])
 
 
@@ -73,10 +73,10 @@ async def cancelled_future(request, context):
 async def test_a_stray_cancellation_reaches_the_caller_at_once() -> None:
     async with serving(Scripted(cancelled_future)) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
-        seen = told(await failure(stub.Embed(embed_pb2.EmbedRequest(), timeout=30)))
+        seen = rich_status(await failure(stub.Embed(embed_pb2.EmbedRequest(), timeout=30)))
         assert (seen.code, seen.reason) == (CODES.INTERNAL, "INTERNAL")
         call = stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest()]), timeout=30)
-        assert told(await failure(call.read())).code is CODES.INTERNAL
+        assert rich_status(await failure(call.read())).code is CODES.INTERNAL
 
 
 async def test_a_real_cancellation_ends_the_handler() -> None:
@@ -103,7 +103,7 @@ async def test_an_exceptions_text_never_reaches_the_caller(caplog) -> None:
     async with serving(Scripted(answer)) as served:
         call = raw(served)(embed_pb2.EmbedRequest(texts=["a private letter"]).SerializeToString(), timeout=10)
         error = await failure(call)
-    seen = told(error)
+    seen = rich_status(error)
     assert (seen.code, seen.reason) == (CODES.INTERNAL, "INTERNAL")
     incident = seen.status.message.split()[4]
     assert incident in caplog.text
@@ -128,7 +128,7 @@ async def test_an_unknown_method_is_unimplemented() -> None:
 
 async def test_while_it_loads_calls_are_refused_and_health_says_so() -> None:
     async with serving(Scripted(), start=False) as served:
-        seen = told(await failure(raw(served)(b"", timeout=10)))
+        seen = rich_status(await failure(raw(served)(b"", timeout=10)))
         assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "NOT_READY")
         assert "loading" in seen.status.message
         health = health_pb2_grpc.HealthStub(served.channel)
@@ -140,7 +140,7 @@ async def test_while_it_loads_calls_are_refused_and_health_says_so() -> None:
         served.lifecycle.stop()
         await served.lifecycle.announce()
         assert (await watch.read()).status == NOT_SERVING
-        seen = told(await failure(raw(served)(b"", timeout=10)))
+        seen = rich_status(await failure(raw(served)(b"", timeout=10)))
         assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "NOT_READY")
         assert "draining" in seen.status.message
 

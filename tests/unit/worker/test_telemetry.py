@@ -42,10 +42,10 @@ async def test_each_request_has_its_stages_and_is_linked_to_its_batch(tiny, tele
     for batch in batches:
         assert batch.parent_span_id == b""
         assert {by_id[link.span_id].kind for link in batch.links} == {SERVER}
-        told = attributes(batch.attributes)
-        assert told[names.BATCH_SEGMENTS] == len(batch.links)
-        assert 0 < told[names.BATCH_UNIQUE_TOKENS] <= told[names.BATCH_REQUESTED_TOKENS]
-        assert told[names.PRIORITY] == "interactive"
+        found = attributes(batch.attributes)
+        assert found[names.BATCH_SEGMENTS] == len(batch.links)
+        assert 0 < found[names.BATCH_UNIQUE_TOKENS] <= found[names.BATCH_REQUESTED_TOKENS]
+        assert found[names.PRIORITY] == "interactive"
     for server in servers:
         assert by_id[server.parent_span_id].kind == Span.SPAN_KIND_CLIENT
         children = {span.name: span for span in spans if span.parent_span_id == server.span_id}
@@ -56,10 +56,10 @@ async def test_each_request_has_its_stages_and_is_linked_to_its_batch(tiny, tele
         assert queue.end_time_unix_nano <= forward.start_time_unix_nano < forward.end_time_unix_nano
         (link,) = forward.links
         assert server.span_id in {request.span_id for request in by_id[link.span_id].links}
-        told = attributes(server.attributes)
-        assert told[names.OPERATION] == "embeddings"
-        assert told[names.RESPONSE_MODEL] == "embed"
-        assert told[names.INPUT_TOKENS] > 0
+        found = attributes(server.attributes)
+        assert found[names.OPERATION] == "embeddings"
+        assert found[names.RESPONSE_MODEL] == "embed"
+        assert found[names.INPUT_TOKENS] > 0
     assert "secret" not in str(spans)
 
 

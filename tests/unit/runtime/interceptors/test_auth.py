@@ -6,7 +6,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.runtime.channel import ChannelSettings
 from tests.support.scripted import Scripted, call
-from tests.support.serving import PlainSettings, failure, serving, told
+from tests.support.serving import PlainSettings, failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 
@@ -18,7 +18,8 @@ async def test_calls_need_a_token_and_probes_do_not(tmp_path) -> None:
         for wrong in (None, "Secret", "secret-"):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await call(served.address, ChannelSettings(token=wrong))
-            assert (told(error.value).code, told(error.value).reason) == (
+            status = rich_status(error.value)
+            assert (status.code, status.reason) == (
                 grpc.StatusCode.UNAUTHENTICATED,
                 "UNAUTHENTICATED",
             )
@@ -37,4 +38,4 @@ async def test_any_other_authorization_is_refused(tmp_path, value) -> None:
         for key in ("authorization", "authorization-bin"):
             sent = value.encode() + b"\xff" if key.endswith("-bin") else value
             error = await failure(stub.Embed(embed_pb2.EmbedRequest(), metadata=((key, sent),), timeout=10))
-            assert told(error).reason == "UNAUTHENTICATED"
+            assert rich_status(error).reason == "UNAUTHENTICATED"

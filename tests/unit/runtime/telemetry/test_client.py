@@ -11,7 +11,7 @@ from services.runtime.errors import InvalidField, ReplicaFull
 from services.runtime.telemetry import names
 from tests.support.otlp import attributes, scraped
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import serving, told
+from tests.support.serving import rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 METHOD = f"{SERVICE}/Embed"
@@ -35,9 +35,9 @@ async def test_one_trace_from_client_to_server(telemetry, collected) -> None:
     assert client.name == server.name == METHOD
     assert set(collected.services.values()) == {"winnow-test"}
     for span in (client, server):
-        told = attributes(span.attributes)
-        assert (told[names.RPC_SYSTEM], told[names.RPC_METHOD], told[names.RPC_STATUS]) == ("grpc", METHOD, "OK")
-        assert names.ERROR_TYPE not in told
+        found = attributes(span.attributes)
+        assert (found[names.RPC_SYSTEM], found[names.RPC_METHOD], found[names.RPC_STATUS]) == ("grpc", METHOD, "OK")
+        assert names.ERROR_TYPE not in found
     host, port = served.address.split(":")
     assert attributes(client.attributes)[names.SERVER_ADDRESS] == host
     assert attributes(client.attributes)[names.SERVER_PORT] == int(port)
@@ -91,7 +91,7 @@ async def test_a_failed_calls_spans(telemetry, collected, caplog, answer, code, 
     assert attributes(server.attributes)[names.REASON] == reason
     if reason == "INTERNAL":  # the caller's incident is in the log and the trace
         incident = attributes(server.attributes)[names.INCIDENT]
-        assert incident in told(error.value).status.message
+        assert incident in rich_status(error.value).status.message
         assert incident in caplog.text
 
 
