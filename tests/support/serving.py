@@ -1,8 +1,9 @@
 """Servers of this system within the test's own process: real gRPC over loopback, real interceptors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -15,6 +16,8 @@ from services.runtime.lifecycle import Lifecycle
 from services.runtime.server import Application, bind, build
 from services.runtime.settings import ProcessSettings
 from services.runtime.telemetry.setup import Telemetry
+
+M = TypeVar("M", bound=Message)
 
 
 class PlainSettings(ProcessSettings):
@@ -78,24 +81,24 @@ class RichStatus:
     status: status_pb2.Status
     trailers: dict[str, str | bytes]
 
-    def detail(self, kind):
+    def detail(self, kind: type[M]) -> M:
         return next(iter(details(self.status, kind)))
 
     @property
     def reason(self) -> str:
         info = self.detail(error_details_pb2.ErrorInfo)
         assert info.domain == "winnow"
-        return info.reason
+        return str(info.reason)
 
     @property
     def fields(self) -> list[str]:
         return [v.field for v in self.detail(error_details_pb2.BadRequest).field_violations]
 
 
-def details(status: status_pb2.Status, kind: type) -> list:
+def details(status: status_pb2.Status, kind: type[M]) -> list[M]:
     found = []
     for packed in status.details:
-        message: Message = kind()
+        message = kind()
         if packed.Unpack(message):
             found.append(message)
     return found
@@ -116,7 +119,7 @@ def rich_status(error: grpc.aio.AioRpcError) -> RichStatus:
     return RichStatus(error.code(), status, dict(error.trailing_metadata() or ()))
 
 
-async def failure(call) -> grpc.aio.AioRpcError:
+async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     return failed.value

@@ -4,7 +4,6 @@ tests/unit/gateway/search/test_scoring.py tests gateway/search/scoring.py; servi
 tests/unit/runtime/test_tls.py tests services/runtime/tls.py. test_main.py tests a __main__.py.
 """
 
-from collections.abc import Set
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,11 +35,11 @@ def has_module(root: Path, test: str) -> bool:
     )
 
 
-def misplaced(root: Path, several: Set[str]) -> set[str]:
+def misplaced(root: Path, several: set[str]) -> set[str]:
     return {test for test in unit_tests(root) - several if not has_module(root, test)}
 
 
-def stale(root: Path, several: Set[str]) -> set[str]:
+def stale(root: Path, several: set[str]) -> set[str]:
     """Exceptions without a test, and those that are none: the module exists."""
     return several - {test for test in unit_tests(root) if not has_module(root, test)}
 

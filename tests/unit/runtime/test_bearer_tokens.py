@@ -1,12 +1,14 @@
 """Files of bearer tokens: what they may hold, and that they are read again."""
 
+from pathlib import Path
+
 import pytest
 
 from services.runtime.bearer_tokens import BearerTokens
 from tests.support.certificates import replace
 
 
-def test_tokens_are_read_by_line(tmp_path) -> None:
+def test_tokens_are_read_by_line(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("# who may call\n\nsecret-one\nsearch secret-two\n")
     tokens = BearerTokens(path)
@@ -16,7 +18,7 @@ def test_tokens_are_read_by_line(tmp_path) -> None:
         assert tokens.name_of(unknown) is None
 
 
-def test_a_changed_file_of_tokens_is_picked_up_and_a_missing_one_is_survived(tmp_path) -> None:
+def test_a_changed_file_of_tokens_is_picked_up_and_a_missing_one_is_survived(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("old")
     tokens = BearerTokens(path)
@@ -27,7 +29,7 @@ def test_a_changed_file_of_tokens_is_picked_up_and_a_missing_one_is_survived(tmp
     assert tokens.name_of("new") == ""
 
 
-def test_a_file_without_tokens_stops_the_start(tmp_path) -> None:
+def test_a_file_without_tokens_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("# none yet\n")
     with pytest.raises(ValueError, match="no token"):
@@ -49,7 +51,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-def test_a_bad_file_of_tokens_stops_the_start_and_is_not_quoted(tmp_path, content) -> None:
+def test_a_bad_file_of_tokens_stops_the_start_and_is_not_quoted(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokens"
     path.write_bytes(content)
     with pytest.raises(ValueError) as error:
@@ -60,7 +62,9 @@ def test_a_bad_file_of_tokens_stops_the_start_and_is_not_quoted(tmp_path, conten
 
 
 @pytest.mark.parametrize("content", [*BAD.values(), None], ids=[*BAD, "gone"])
-def test_while_the_file_of_tokens_is_bad_the_last_good_ones_hold(tmp_path, content, caplog) -> None:
+def test_while_the_file_of_tokens_is_bad_the_last_good_ones_hold(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "tokens"
     path.write_text("search secret")
     tokens = BearerTokens(path)
@@ -77,7 +81,7 @@ def test_while_the_file_of_tokens_is_bad_the_last_good_ones_hold(tmp_path, conte
     assert tokens.name_of("renewed") == "search"
 
 
-def test_what_editors_leave_in_a_file_of_tokens_is_no_part_of_a_token(tmp_path) -> None:
+def test_what_editors_leave_in_a_file_of_tokens_is_no_part_of_a_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_bytes(b"\xef\xbb\xbfsearch  secret \r\n\r\n\tfetch\tother\r\n")
     tokens = BearerTokens(path)

@@ -2,7 +2,10 @@
 
 import asyncio
 import time
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from services.runtime.channel import ChannelSettings, channel
@@ -24,12 +27,14 @@ class Clock:
         return self.now
 
 
-async def test_a_channel_shows_its_renewed_certificate(tmp_path) -> None:
+async def test_a_channel_shows_its_renewed_certificate(tmp_path: Path) -> None:
     """Both sides' files are replaced, by another CA: old connections end well, new calls are made with the new ones."""
     files, clock = Certificates(tmp_path), Clock()
     began, release = asyncio.Event(), asyncio.Event()
 
-    async def answer(request, context):
+    async def answer(
+        request: embed_pb2.EmbedRequest | embed_pb2.EmbedStreamRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
         if isinstance(request, embed_pb2.EmbedRequest) and request.texts:
             began.set()
             await release.wait()
@@ -55,7 +60,9 @@ async def test_a_channel_shows_its_renewed_certificate(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("what", ["truncated", "empty", "another's key", "gone"])
-async def test_while_tls_files_are_bad_both_sides_go_on_with_the_last_good_ones(tmp_path, what, caplog) -> None:
+async def test_while_tls_files_are_bad_both_sides_go_on_with_the_last_good_ones(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for side in ("server", "client"):
         (tmp_path / side).mkdir()
     files = Certificates(tmp_path / "server")
@@ -66,6 +73,7 @@ async def test_while_tls_files_are_bad_both_sides_go_on_with_the_last_good_ones(
     settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
     mutual = ChannelSettings(tls=True, tls_ca=mine.ca, tls_cert=mine.cert, tls_key=mine.key, attempts=1)
     async with serving(Scripted(), settings) as served, channel(served.address, Telemetry(), mutual) as to:
+        assert isinstance(to, ReloadingChannel)
         to._clock = clock
         old = to.present()
         garbage(files, what)

@@ -1,6 +1,7 @@
 """TLS of a server: who is let in, and certificates that are replaced or bad."""
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from tests.support.scripted import Scripted, call
 from tests.support.serving import PlainSettings, serving
 
 
-async def test_mutual_tls(tmp_path) -> None:
+async def test_mutual_tls(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     files, other = Certificates(tmp_path), Certificates(tmp_path / "other")
     settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
@@ -30,7 +31,7 @@ async def test_mutual_tls(tmp_path) -> None:
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_renewed_certificate_serves_the_next_connection(tmp_path) -> None:
+async def test_a_renewed_certificate_serves_the_next_connection(tmp_path: Path) -> None:
     files = Certificates(tmp_path)
     settings = PlainSettings(tls_cert=files.cert, tls_key=files.key)
     async with serving(Scripted(), settings) as served:
@@ -40,7 +41,7 @@ async def test_a_renewed_certificate_serves_the_next_connection(tmp_path) -> Non
 
 
 @pytest.mark.parametrize("what", ["truncated", "empty", "another's key"])
-async def test_bad_tls_files_stop_the_start(tmp_path, what) -> None:
+async def test_bad_tls_files_stop_the_start(tmp_path: Path, what: str) -> None:
     files = Certificates(tmp_path)
     garbage(files, what)
     with pytest.raises(ValueError, match=r"tls.crt and .*tls.key are not"):

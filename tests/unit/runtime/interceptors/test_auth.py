@@ -1,5 +1,7 @@
 """Calls need a bearer token, and probes do not."""
 
+from pathlib import Path
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -10,7 +12,7 @@ from tests.support.serving import PlainSettings, failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 
-async def test_calls_need_a_token_and_probes_do_not(tmp_path) -> None:
+async def test_calls_need_a_token_and_probes_do_not(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("search secret")
     async with serving(Scripted(), PlainSettings(auth_tokens_file=path)) as served:
@@ -30,7 +32,7 @@ async def test_calls_need_a_token_and_probes_do_not(tmp_path) -> None:
 @pytest.mark.parametrize(
     "value", ["", "Bearer", "Bearer ", "Basic secret", "bearer  ", "Bearer secret,other", "=" * 5000]
 )
-async def test_any_other_authorization_is_refused(tmp_path, value) -> None:
+async def test_any_other_authorization_is_refused(tmp_path: Path, value: str) -> None:
     path = tmp_path / "tokens"
     path.write_text("search secret")
     async with serving(Scripted(), PlainSettings(auth_tokens_file=path)) as served:

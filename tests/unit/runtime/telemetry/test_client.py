@@ -1,6 +1,8 @@
 """Spans and metrics of a call, on both of its sides."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -9,7 +11,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import InvalidField, ReplicaFull
 from services.runtime.telemetry import names
-from tests.support.otlp import attributes, scraped
+from services.runtime.telemetry.setup import Telemetry
+from tests.support.otlp import Receiver, attributes, scraped
 from tests.support.scripted import SERVICE, Scripted
 from tests.support.serving import rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -20,7 +23,7 @@ METHOD = f"{SERVICE}/Embed"
 STREAM = f"{SERVICE}/EmbedStream"
 
 
-async def test_one_trace_from_client_to_server(telemetry, collected) -> None:
+async def test_one_trace_from_client_to_server(telemetry: Telemetry, collected: Receiver) -> None:
     async with serving(Scripted(), telemetry=telemetry) as served, channel(served.address, telemetry) as to:
         with telemetry.tracer.start_as_current_span("caller"):
             await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
@@ -43,7 +46,7 @@ async def test_one_trace_from_client_to_server(telemetry, collected) -> None:
     assert attributes(client.attributes)[names.SERVER_PORT] == int(port)
 
 
-async def test_a_stream_is_one_span_on_either_side(telemetry, collected) -> None:
+async def test_a_stream_is_one_span_on_either_side(telemetry: Telemetry, collected: Receiver) -> None:
     async with serving(Scripted(), telemetry=telemetry) as served, channel(served.address, telemetry) as to:
         call = embed_pb2_grpc.EmbedServiceStub(to).EmbedStream(timeout=10)
         for _ in range(3):
@@ -57,15 +60,15 @@ async def test_a_stream_is_one_span_on_either_side(telemetry, collected) -> None
     assert client.name == server.name == STREAM
 
 
-async def refuse(request, context):
+async def refuse(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     raise InvalidField("texts", "is wrong")
 
 
-async def break_down(request, context):
+async def break_down(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     raise ValueError("a private letter")
 
 
-async def overflow(request, context):
+async def overflow(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     raise ReplicaFull(0.01)
 
 
@@ -77,7 +80,15 @@ async def overflow(request, context):
         (break_down, "INTERNAL", "INTERNAL", True),
     ],
 )
-async def test_a_failed_calls_spans(telemetry, collected, caplog, answer, code, reason, server_error) -> None:
+async def test_a_failed_calls_spans(
+    telemetry: Telemetry,
+    collected: Receiver,
+    caplog: pytest.LogCaptureFixture,
+    answer: Callable[..., Any],
+    code: str,
+    reason: str,
+    server_error: bool,
+) -> None:
     async with serving(Scripted(answer), telemetry=telemetry) as served:
         async with channel(served.address, telemetry, ChannelSettings(attempts=1)) as to:
             with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -95,10 +106,10 @@ async def test_a_failed_calls_spans(telemetry, collected, caplog, answer, code, 
         assert incident in caplog.text
 
 
-async def test_a_call_that_its_caller_cancels_has_its_spans(telemetry, collected) -> None:
+async def test_a_call_that_its_caller_cancels_has_its_spans(telemetry: Telemetry, collected: Receiver) -> None:
     began = asyncio.Event()
 
-    async def answer(request, context):
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         began.set()
         await asyncio.Event().wait()
 
@@ -110,8 +121,8 @@ async def test_a_call_that_its_caller_cancels_has_its_spans(telemetry, collected
     assert {attributes(span.attributes)[names.RPC_STATUS] for span in spans} == {"CANCELLED"}
 
 
-async def test_a_call_past_its_deadline_has_its_spans(telemetry, collected) -> None:
-    async def answer(request, context):
+async def test_a_call_past_its_deadline_has_its_spans(telemetry: Telemetry, collected: Receiver) -> None:
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await asyncio.Event().wait()
 
     async with serving(Scripted(answer), telemetry=telemetry) as served, channel(served.address, telemetry) as to:
@@ -121,11 +132,11 @@ async def test_a_call_past_its_deadline_has_its_spans(telemetry, collected) -> N
     assert {attributes(span.attributes)[names.RPC_STATUS] for span in spans} == {"DEADLINE_EXCEEDED"}
 
 
-async def _embed(to, timeout=20):
+async def _embed(to: grpc.aio.Channel, timeout: float = 20) -> embed_pb2.EmbedResponse:
     return await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=timeout)
 
 
-async def test_the_prometheus_endpoint_counts_calls_and_refusals(telemetry) -> None:
+async def test_the_prometheus_endpoint_counts_calls_and_refusals(telemetry: Telemetry) -> None:
     async with serving(Scripted(overflow), telemetry=telemetry) as served:
         async with channel(served.address, telemetry, ChannelSettings(attempts=1)) as to:
             with pytest.raises(grpc.aio.AioRpcError):

@@ -94,7 +94,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("environ", "line"), REFUSED, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_a_wrong_value_ends_the_process_by_name(environ, line, capsys) -> None:
+def test_a_wrong_value_ends_the_process_by_name(
+    environ: dict[str, str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         Telemetry.start("winnow-test", None, environ)
     assert ended.value.code == 2
@@ -104,7 +106,7 @@ def test_a_wrong_value_ends_the_process_by_name(environ, line, capsys) -> None:
     assert SECRET not in said
 
 
-def test_every_wrong_value_is_told_at_once(capsys) -> None:
+def test_every_wrong_value_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read({"OTEL_PROPAGATORS": "x", "OTEL_TRACES_EXPORTER": "x", "OTEL_EXPORTER_OTLP_PROTOCOL": "x"}, True)
     assert len(capsys.readouterr().err.splitlines()) == 3
@@ -160,7 +162,7 @@ def test_traces_go_where_an_endpoint_is_or_where_they_are_asked_for() -> None:
     ).traces_console
 
 
-def test_a_variable_without_effect_is_logged(caplog) -> None:
+def test_a_variable_without_effect_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     read({"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc", "OTEL_TRACES_SAMPLER_ARG": "0.5", "OTEL_SERVICE_NAME": "x"}, True)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL has no effect in this process",

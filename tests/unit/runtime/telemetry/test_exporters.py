@@ -6,12 +6,12 @@ import pytest
 
 from services.runtime.telemetry import exporters, names
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.otlp import HttpReceiver, attributes
+from tests.support.otlp import HttpReceiver, Receiver, attributes
 
 SECRET = "s3cr3t"
 
 
-def test_both_signals_over_http(monkeypatch) -> None:
+def test_both_signals_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     with HttpReceiver() as to:
         for name, value in {
             "OTEL_EXPORTER_OTLP_ENDPOINT": to.endpoint,
@@ -33,7 +33,7 @@ def test_both_signals_over_http(monkeypatch) -> None:
     assert attributes(resource.resource.attributes)["service.name"] == "winnow-test"
 
 
-async def test_each_signal_may_go_its_own_way(collected, monkeypatch) -> None:
+async def test_each_signal_may_go_its_own_way(collected: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     with HttpReceiver() as to:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{to.endpoint}/v1/traces")
@@ -48,7 +48,7 @@ async def test_each_signal_may_go_its_own_way(collected, monkeypatch) -> None:
     assert set(collected.metrics) == {"winnow_cache_hits"}
 
 
-def test_the_console(capfd, monkeypatch) -> None:
+def test_the_console(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"):
         monkeypatch.setenv(name, "console")
     made = Telemetry.start("winnow-test")
@@ -61,7 +61,9 @@ def test_the_console(capfd, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4317", "localhost:4317", "http://collector.tracing.svc:4317"])
-def test_a_proxy_does_not_stand_between_us_and_a_collector_that_no_proxy_excludes(monkeypatch, endpoint) -> None:
+def test_a_proxy_does_not_stand_between_us_and_a_collector_that_no_proxy_excludes(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:1")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("NO_PROXY", ".svc")

@@ -10,7 +10,7 @@ from services.runtime.telemetry.setup import Telemetry
 
 
 @pytest.mark.parametrize("form", ["plain", "json"])
-def test_log_lines_carry_the_trace(form) -> None:
+def test_log_lines_carry_the_trace(form: str) -> None:
     made = Telemetry.start("winnow-test")
     formatter = logs.JsonFormatter() if form == "json" else logs.PlainFormatter()
     record = logging.makeLogRecord(

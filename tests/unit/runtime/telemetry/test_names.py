@@ -1,10 +1,11 @@
 """Names of metrics, as Prometheus shows them."""
 
 from services.runtime.telemetry import names
+from services.runtime.telemetry.setup import Telemetry
 from tests.support.otlp import scraped
 
 
-async def test_names_are_the_same_in_prometheus(telemetry) -> None:
+async def test_names_are_the_same_in_prometheus(telemetry: Telemetry) -> None:
     telemetry.gauge(names.QUEUE_TOKENS, lambda: 12)
     telemetry.gauge(names.QUEUE_SECONDS, lambda: 0.5)
     telemetry.histogram(names.BATCH_TOKENS).record(100)

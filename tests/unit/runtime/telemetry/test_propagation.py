@@ -1,5 +1,8 @@
 """What a process takes from its caller's trace context, and passes on."""
 
+from typing import Any
+
+import grpc
 import pytest
 from opentelemetry import baggage, trace
 
@@ -32,14 +35,14 @@ async def test_propagators_decide_what_is_taken_and_what_is_sent(
     """Caller → first server → second server, as caller → gateway → worker."""
     telemetry = started(propagators, OTEL_SDK_DISABLED=disabled)
     received: list[dict[str, str]] = []
-    seen: list[object] = []
+    seen: list[tuple[int, object]] = []
 
-    async def last(request, context):
-        received.append(dict(context.invocation_metadata()))
+    async def last(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        received.append({str(name): str(value) for name, value in context.invocation_metadata() or ()})
 
     async with serving(Scripted(last), telemetry=telemetry) as second, channel(second.address, telemetry) as to:
 
-        async def first(request, context):
+        async def first(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             seen.append((trace.get_current_span().get_span_context().trace_id, baggage.get_baggage("tenant")))
             await embed_pb2_grpc.EmbedServiceStub(to).Embed(request, timeout=20)
 
@@ -59,7 +62,7 @@ async def test_propagators_decide_what_is_taken_and_what_is_sent(
 @pytest.mark.parametrize(
     "value", ["", "00", "00-xyz-1-01", "ff-" + "a" * 500, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"]
 )
-async def test_a_malformed_trace_context_is_ignored(value) -> None:
+async def test_a_malformed_trace_context_is_ignored(value: str) -> None:
     async with serving(Scripted()) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
         metadata = (

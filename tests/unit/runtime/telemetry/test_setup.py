@@ -6,13 +6,15 @@ import time
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
+from tests.support.otlp import Receiver
 
 
-async def test_metrics_leave_by_otlp_where_asked(collected) -> None:
+async def test_metrics_leave_by_otlp_where_asked(collected: Receiver) -> None:
     made = Telemetry.start("winnow-test", None, {"OTEL_METRICS_EXPORTER": "otlp"})
     made.counter(names.CACHE_HITS).add(3)
     await asyncio.to_thread(made.shutdown)
@@ -21,19 +23,20 @@ async def test_metrics_leave_by_otlp_where_asked(collected) -> None:
     assert made.metrics_address is None
 
 
-def test_a_metrics_port_that_is_taken_ends_the_process(capsys) -> None:
+def test_a_metrics_port_that_is_taken_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
     first = Telemetry.start("winnow-test", "127.0.0.1:0")
     with pytest.raises(SystemExit, match=f"cannot serve metrics on {first.metrics_address}"):
         Telemetry.start("winnow-test", first.metrics_address)
     first.shutdown()
 
 
-def test_the_specifications_switches_are_honoured(monkeypatch) -> None:
+def test_the_specifications_switches_are_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Telemetry.start("winnow-test", "127.0.0.1:0", {"OTEL_SDK_DISABLED": "true"}).metrics_address is None
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine,deployment.environment.name=test")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
     made = Telemetry.start("winnow-test")
     span = made.tracer.start_span("x")
+    assert isinstance(span, ReadableSpan)
     assert (
         dict(span.resource.attributes).items()
         >= {
@@ -56,7 +59,7 @@ def test_without_an_exporter_nothing_is_recorded_but_ids_and_the_callers_samplin
     made.shutdown()
 
 
-def test_a_collector_that_is_gone_does_not_hold_up_the_end(monkeypatch) -> None:
+def test_a_collector_that_is_gone_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     made = Telemetry.start("winnow-test")
     made.tracer.start_span("x").end()
