@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from deploy.local.process import Process, python_module
+from tests.support.redis import RedisProcess
 from tests.support.serving import rich_status, serving
 from tests.support.tiny import Tiny
 from tests.support.workers import EmbedWorker
@@ -72,7 +73,9 @@ async def silent_callers(channel: grpc.aio.Channel) -> list[Any]:
     await answered.write(embed_pb2.EmbedStreamRequest(items=[embed_pb2.EmbedStreamItem(id="a", text="text")]))
     await answered.read()
     # A unary call whose one message never comes.
-    headless = channel.stream_unary("/winnow.embed.v1.EmbedService/Embed")(never())
+    method: grpc.aio.StreamUnaryMultiCallable[bytes, bytes]
+    method = channel.stream_unary("/winnow.embed.v1.EmbedService/Embed")
+    headless = method(never())
     await embed.GetModel(embed_pb2.GetModelRequest())  # on the same connection: what was opened before has arrived
     return [watch, reflected, unspoken, unsent, options_only, answered, headless]
 
@@ -106,7 +109,7 @@ async def test_silent_callers_do_not_hold_up_the_end_of_a_worker(start: Start, t
         connection.close()
 
 
-async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start, redis8) -> None:
+async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start, redis8: RedisProcess) -> None:
     async with AsyncExitStack() as stack:
         worker_at = await stack.enter_async_context(serving(EmbedWorker()))
         process = start(

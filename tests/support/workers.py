@@ -30,7 +30,7 @@ class _Worker:
         self.fingerprint = fingerprint
         self.max_tokens = max_tokens
         self.requests: list[Any] = []
-        self.problem: Problem | None = None
+        self.problem: Exception | None = None
         """Raised for every call but GetModel, where set."""
         self.gate: asyncio.Event | None = None
         """Calls wait for it, where set."""
@@ -95,6 +95,9 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
         return (sum(map(direction, text.split()), direction("")) + 0.2 * direction("head " + head)).astype(np.float32)
 
     async def Embed(self, request: embed_pb2.EmbedRequest, context: Context) -> embed_pb2.EmbedResponse:
+        return await self.answer(request)
+
+    async def answer(self, request: embed_pb2.EmbedRequest) -> embed_pb2.EmbedResponse:
         await self._enter(request)
         results = []
         for index, text in enumerate(request.texts):
