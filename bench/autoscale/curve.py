@@ -67,7 +67,7 @@ def measure(model: str, device: str = "auto", repeats: int = 5) -> ServiceCurve:
     from services.engine.engine import EmbedEngine
 
     started = time.perf_counter()
-    settings = EmbedSettings(model=model, device=device)  # type: ignore[call-arg, arg-type]  # the rest has defaults
+    settings = EmbedSettings(model=model, device=device)
     engine = EmbedEngine.load(settings.engine())
     load_s = time.perf_counter() - started
 

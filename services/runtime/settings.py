@@ -147,7 +147,7 @@ def load(kind: type[Settings], arguments: Sequence[str] = ()) -> Settings:
     parser.parse_args(list(arguments))
     wrong = list(_unknown(kind, prefix))
     try:
-        settings = kind()  # type: ignore[call-arg]  # the environment gives them
+        settings = kind()  # the environment gives the values
     except ValidationError as error:
         for item in error.errors(include_url=False, include_input=False):
             name = prefix + "_".join(str(part) for part in item["loc"][:1]).upper() if item["loc"] else prefix + "TLS_*"

@@ -208,21 +208,27 @@ class StandIn(rpc.RetrievalServiceServicer, embed_pb2_grpc.EmbedServiceServicer)
         self.tokens: list[str] = []
         self.closing = threading.Event()
 
-    def ListCollections(self, request, context):
-        self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
+    def ListCollections(
+        self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListCollectionsResponse:
+        self.tokens.append(str(dict(context.invocation_metadata()).get("authorization", "")))
         start = int(request.page_token or 0)
         page = self.names[start : start + min(request.page_size or 100, 1000)]
         following = str(start + len(page)) if start + len(page) < len(self.names) else ""
         return pb.ListCollectionsResponse(collections=[pb.Collection(name=n) for n in page], next_page_token=following)
 
-    def CreateCollection(self, request, context):
+    def CreateCollection(
+        self, request: pb.CreateCollectionRequest, context: grpc.ServicerContext
+    ) -> pb.CreateCollectionResponse:
         return pb.CreateCollectionResponse()
 
-    def UpsertDocuments(self, request_iterator, context):
+    def UpsertDocuments(
+        self, request_iterator: Iterator[pb.UpsertDocumentsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.UpsertDocumentsResponse]:
         self.closing.wait(60)
         yield from ()
 
-    def Embed(self, request, context):
+    def Embed(self, request: embed_pb2.EmbedRequest, context: grpc.ServicerContext) -> embed_pb2.EmbedResponse:
         self.closing.wait(60)
         return embed_pb2.EmbedResponse()
 
@@ -233,7 +239,7 @@ def stand_in(tmp_path: Path) -> Iterator[tuple[StandIn, str, str]]:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    service = StandIn()
+    service = StandIn()  # type: ignore[abstract]
     server = grpc.server(ThreadPoolExecutor(4))
     rpc.add_RetrievalServiceServicer_to_server(service, server)
     embed_pb2_grpc.add_EmbedServiceServicer_to_server(service, server)

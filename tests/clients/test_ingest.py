@@ -20,11 +20,13 @@ Upsert = Callable[[Iterator[pb.UpsertDocumentsRequest]], Iterator[pb.UpsertDocum
 @contextmanager
 def gateway(upsert: Upsert) -> Iterator[rpc.RetrievalServiceStub]:
     class Service(rpc.RetrievalServiceServicer):
-        def UpsertDocuments(self, request_iterator, context):  # noqa: N802
+        def UpsertDocuments(  # noqa: N802
+            self, request_iterator: Iterator[pb.UpsertDocumentsRequest], context: grpc.ServicerContext
+        ) -> Iterator[pb.UpsertDocumentsResponse]:
             yield from upsert(request_iterator)
 
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)])
-    rpc.add_RetrievalServiceServicer_to_server(Service(), server)
+    rpc.add_RetrievalServiceServicer_to_server(Service(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -42,7 +44,7 @@ def created(request: pb.UpsertDocumentsRequest) -> pb.UpsertDocumentsResponse:
 def test_messages_are_bounded_in_documents_and_bytes() -> None:
     seen: list[pb.UpsertDocumentsRequest] = []
 
-    def upsert(requests):
+    def upsert(requests: Iterator[pb.UpsertDocumentsRequest]) -> Iterator[pb.UpsertDocumentsResponse]:
         for request in requests:
             seen.append(request)
             yield created(request)
@@ -66,7 +68,7 @@ def test_no_more_is_read_than_the_gateway_takes() -> None:
             next(made)
             yield pb.Document(id=str(number), text="x" * 10_000)
 
-    def upsert(requests):
+    def upsert(requests: Iterator[pb.UpsertDocumentsRequest]) -> Iterator[pb.UpsertDocumentsResponse]:
         yield created(next(requests))
         raise RuntimeError("that is all")
 
@@ -79,7 +81,7 @@ def test_no_more_is_read_than_the_gateway_takes() -> None:
 def test_a_gateway_that_stops_answering_is_given_up(answers: int) -> None:
     released = threading.Event()
 
-    def upsert(requests):
+    def upsert(requests: Iterator[pb.UpsertDocumentsRequest]) -> Iterator[pb.UpsertDocumentsResponse]:
         for _ in range(answers):
             yield created(next(requests))
         released.wait(60)
@@ -95,7 +97,7 @@ def test_a_gateway_that_stops_answering_is_given_up(answers: int) -> None:
 def test_a_stream_that_makes_progress_is_not_cut_however_long_it_takes() -> None:
     pause = threading.Event()
 
-    def upsert(requests):
+    def upsert(requests: Iterator[pb.UpsertDocumentsRequest]) -> Iterator[pb.UpsertDocumentsResponse]:
         for request in requests:
             pause.wait(0.5)  # ten times: longer in all than the timeout
             yield created(request)
@@ -129,7 +131,7 @@ def test_what_came_before_a_bad_line_is_stored_and_reported() -> None:
 
 
 def test_each_failure_is_counted_whatever_its_id() -> None:
-    def upsert(requests):
+    def upsert(requests: Iterator[pb.UpsertDocumentsRequest]) -> Iterator[pb.UpsertDocumentsResponse]:
         for request in requests:
             failed = [pb.UpsertResult(id=d.id, error={"code": 3, "message": "too long"}) for d in request.documents]
             yield pb.UpsertDocumentsResponse(results=failed)

@@ -2,7 +2,10 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from functools import partial
 from itertools import count
+from typing import Any
 
 import grpc
 import pytest
@@ -21,11 +24,11 @@ pytestmark = [
 ]
 
 numbers = count()
-FAST = {"index_timeout_ms": 1000, "stream_retry_seconds": 60}
+FAST: dict[str, Any] = {"index_timeout_ms": 1000, "stream_retry_seconds": 60}
 
 
 @pytest.fixture(scope="module")
-def shared_cluster():
+def shared_cluster() -> Iterator[ClusterProcesses]:
     with redis_cluster() as made:
         yield made
 
@@ -38,13 +41,13 @@ def cluster(shared_cluster: ClusterProcesses) -> ClusterProcesses:
 
 
 @pytest.fixture
-def own_cluster():
+def own_cluster() -> Iterator[ClusterProcesses]:
     """A cluster to break."""
     with redis_cluster() as made:
         yield made
 
 
-async def create(gateway: Running, **options) -> pb.Collection:
+async def create(gateway: Running, **options: Any) -> pb.Collection:
     request = pb.CreateCollectionRequest(name="docs", **options)
     return (await gateway.retrieval.CreateCollection(request)).collection
 
@@ -56,14 +59,14 @@ def documents(first: int, last: int) -> list[pb.Document]:
     ]
 
 
-def search(gateway: Running, filter_: str = "", **options) -> pb.SearchRequest:
+def search(gateway: Running, filter_: str = "", **options: Any) -> Awaitable[pb.SearchResponse]:
     source = pb.CollectionSource(name="docs", filter=filter_)
     request = pb.SearchRequest(query=f"red text {next(numbers)}", collection=source, **options)
     return gateway.retrieval.Search(request, timeout=10)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
-async def test_the_cache_is_spread_over_the_masters(cluster, scheme):
+async def test_the_cache_is_spread_over_the_masters(cluster: ClusterProcesses, scheme: str) -> None:
     texts = [f"text {number}" for number in range(100)]
     url = cluster.url.replace("redis", scheme, 1)
     for hit in (False, True):
@@ -76,10 +79,12 @@ async def test_the_cache_is_spread_over_the_masters(cluster, scheme):
             assert client.dbsize() > 10
 
 
-async def test_collections_are_spread_over_the_masters_and_work(cluster):
+async def test_collections_are_spread_over_the_masters_and_work(cluster: ClusterProcesses) -> None:
     async with running(cluster.url) as gateway:
         made = await create(gateway)
         assert made.shards == 9
+        assert gateway.gateway._index is not None
+        assert gateway.gateway._index_client is not None
         collection = await gateway.gateway._index.catalogue.resolve("docs")
         client = gateway.gateway._index_client
         assert set(Counter(client.master_of(tag) for tag in collection.shards).values()) == {3}
@@ -104,7 +109,7 @@ async def test_collections_are_spread_over_the_masters_and_work(cluster):
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_a_master_lost_in_mid_search(own_cluster, fault):
+async def test_a_master_lost_in_mid_search(own_cluster: ClusterProcesses, fault: str) -> None:
     """Searches go on, degraded, and are whole again when the replica has taken over: by themselves."""
     async with running(own_cluster.url, **FAST) as gateway:
         await create(gateway)
@@ -114,7 +119,7 @@ async def test_a_master_lost_in_mid_search(own_cluster, fault):
         seen: list[pb.SearchResponse] = []
         refused = 0
 
-        async def searcher():
+        async def searcher() -> None:
             nonlocal refused
             while not stop.is_set():
                 try:
@@ -142,20 +147,20 @@ async def test_a_master_lost_in_mid_search(own_cluster, fault):
                 own_cluster.nodes[1].resume()
 
 
-async def test_a_master_lost_in_mid_upsert_loses_nothing_acknowledged(own_cluster):
+async def test_a_master_lost_in_mid_upsert_loses_nothing_acknowledged(own_cluster: ClusterProcesses) -> None:
     """With GATEWAY_INDEX_REPLICAS=1 an acknowledged document is on the replica that takes over."""
     async with running(own_cluster.url, **FAST, index_replicas=1, stream_window_tokens=2000) as gateway:
         await create(gateway)
         acknowledged: list[str] = []
         fell = asyncio.Event()
 
-        async def come_back():
+        async def come_back() -> None:
             """As the replica that the new master must have before anything is acknowledged again."""
             await fell.wait()
             await asyncio.to_thread(own_cluster.until_replaced, 2)
             await asyncio.to_thread(own_cluster.nodes[2].start)
 
-        async def requests():
+        async def requests() -> AsyncIterator[pb.UpsertDocumentsRequest]:
             for start in range(0, 2000, 20):
                 yield pb.UpsertDocumentsRequest(
                     collection="" if start else "docs", documents=documents(start, start + 20)
@@ -172,16 +177,18 @@ async def test_a_master_lost_in_mid_upsert_loses_nothing_acknowledged(own_cluste
         missing = []
         for start in range(0, 2000, 500):
             request = pb.GetDocumentsRequest(collection="docs", ids=acknowledged[start : start + 500])
-            got = await until_available(lambda request=request: gateway.retrieval.GetDocuments(request))
+            got = await until_available(partial(gateway.retrieval.GetDocuments, request))
             missing += [one for one in got.results if one.WhichOneof("outcome") != "document"]
         assert not missing
         seen = (await gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs"))).collection
         assert seen.document_count == 2000
 
 
-async def test_without_replicas_in_step_nothing_is_acknowledged(own_cluster):
+async def test_without_replicas_in_step_nothing_is_acknowledged(own_cluster: ClusterProcesses) -> None:
     async with running(own_cluster.url, index_replicas=1, stream_retry_seconds=0.5) as gateway:
         await create(gateway, shards=1)
+        assert gateway.gateway._index is not None
+        assert gateway.gateway._index_client is not None
         collection = await gateway.gateway._index.catalogue.resolve("docs")
         at = gateway.gateway._index_client.master_of(collection.shards[0])
         number = next(n for n, node in enumerate(own_cluster.nodes[:3]) if at.endswith(f":{node.port}"))
@@ -197,7 +204,7 @@ async def test_without_replicas_in_step_nothing_is_acknowledged(own_cluster):
         assert [result.outcome for result in results] == [pb.UPSERT_OUTCOME_UNCHANGED]
 
 
-async def test_the_cache_bears_the_loss_of_a_master(own_cluster):
+async def test_the_cache_bears_the_loss_of_a_master(own_cluster: ClusterProcesses) -> None:
     async with running(own_cluster.url, cache_read_timeout_ms=100, cache_local_bytes=0) as gateway:
         texts = [f"text {number}" for number in range(30)]
         await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts))

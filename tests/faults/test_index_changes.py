@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -9,9 +10,9 @@ import pytest
 
 from gateway.index import lua
 from tests.support.collections import CREATED, UNCHANGED, UPDATED, create, get, read, search
-from tests.support.gateway import running
-from tests.support.proxy import proxy
-from tests.support.redis import redis_server
+from tests.support.gateway import Running, running
+from tests.support.proxy import Caught, Proxy, proxy
+from tests.support.redis import RedisProcess, redis_server
 from tests.support.serving import failure
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
@@ -22,13 +23,13 @@ def marker(script: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def redis():
+def redis() -> Iterator[RedisProcess]:
     with redis_server() as server:
         yield server
 
 
 @asynccontextmanager
-async def two_gateways(redis):
+async def two_gateways(redis: RedisProcess) -> AsyncIterator[tuple[Running, Running, Proxy]]:
     """One behind a proxy, one that reaches Redis at once; Redis is empty."""
     with redis.client() as client:
         client.flushall()
@@ -44,12 +45,12 @@ def document(text: str, **metadata: str) -> pb.Document:
     return pb.Document(id="x", text=text, **metadata)
 
 
-async def removed(gateway, *ids: str) -> int:
+async def removed(gateway: Running, *ids: str) -> int:
     request = pb.DeleteDocumentsRequest(collection="docs", ids=ids)
     return (await gateway.retrieval.DeleteDocuments(request)).deleted
 
 
-async def test_a_creation_whose_reply_is_lost_has_happened(redis):
+async def test_a_creation_whose_reply_is_lost_has_happened(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         caught = between.lose_reply(marker(lua.CREATE))
         assert (await create(far, shards=2)).shards == 2
@@ -61,7 +62,7 @@ async def test_a_creation_whose_reply_is_lost_has_happened(redis):
         assert (await failure(create(near))).code() is grpc.StatusCode.ALREADY_EXISTS
 
 
-async def test_a_removal_whose_reply_is_lost_has_happened(redis):
+async def test_a_removal_whose_reply_is_lost_has_happened(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         caught = between.lose_reply(marker(lua.REMOVE))
@@ -70,7 +71,7 @@ async def test_a_removal_whose_reply_is_lost_has_happened(redis):
         assert (await failure(get(near))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_changes_of_aliases_whose_reply_is_lost_have_happened(redis):
+async def test_changes_of_aliases_whose_reply_is_lost_have_happened(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         caught = between.lose_reply(marker(lua.SET_ALIAS))
@@ -83,7 +84,7 @@ async def test_changes_of_aliases_whose_reply_is_lost_have_happened(redis):
         assert list((await get(near)).aliases) == []
 
 
-async def test_a_deletion_whose_reply_is_lost_counts(redis):
+async def test_a_deletion_whose_reply_is_lost_counts(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         await near.upsert("docs", document("text"), pb.Document(id="y", text="another"))
@@ -101,7 +102,9 @@ async def test_a_deletion_whose_reply_is_lost_counts(redis):
         (document("text"), document("text", metadata_json='{"a": 1}'), UPDATED),
     ],
 )
-async def test_a_write_whose_reply_is_lost_says_what_it_did(redis, before, after, outcome):
+async def test_a_write_whose_reply_is_lost_says_what_it_did(
+    redis: RedisProcess, before: pb.Document | None, after: pb.Document, outcome: int
+) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         if before is not None:
@@ -113,7 +116,7 @@ async def test_a_write_whose_reply_is_lost_says_what_it_did(redis, before, after
         assert not (await search(near, "docs")).degraded
 
 
-async def held_upsert(far, between, late: pb.Document):
+async def held_upsert(far: Running, between: Proxy, late: pb.Document) -> Caught:
     """An upsert that its sender gives up, while its write is still under way."""
     held = between.hold(marker(lua.WRITE))
     upsert = asyncio.create_task(far.upsert("docs", late))
@@ -123,13 +126,13 @@ async def held_upsert(far, between, late: pb.Document):
     return held
 
 
-async def arrive(held) -> None:
+async def arrive(held: Caught) -> None:
     held.release.set()
     await held.answered.wait()
 
 
 @pytest.mark.parametrize("exists", [False, True])
-async def test_a_late_write_loses_against_a_newer_one(redis, exists):
+async def test_a_late_write_loses_against_a_newer_one(redis: RedisProcess, exists: bool) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         if exists:
@@ -144,7 +147,7 @@ async def test_a_late_write_loses_against_a_newer_one(redis, exists):
 
 
 @pytest.mark.parametrize("exists", [False, True])
-async def test_a_late_write_brings_no_deleted_document_back(redis, exists):
+async def test_a_late_write_brings_no_deleted_document_back(redis: RedisProcess, exists: bool) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         if exists:
@@ -158,7 +161,7 @@ async def test_a_late_write_brings_no_deleted_document_back(redis, exists):
         assert [result.outcome for result in await near.upsert("docs", document("old text"))] == [CREATED]
 
 
-async def test_a_late_change_of_metadata_alone_loses_too(redis):
+async def test_a_late_change_of_metadata_alone_loses_too(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         await near.upsert("docs", document("text"))
@@ -170,7 +173,7 @@ async def test_a_late_change_of_metadata_alone_loses_too(redis):
         assert hit.metadata_json == '{"v": 2}'
 
 
-async def test_a_late_deletion_takes_no_newer_document(redis):
+async def test_a_late_deletion_takes_no_newer_document(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         await create(near)
         await near.upsert("docs", document("old text"))
@@ -185,7 +188,7 @@ async def test_a_late_deletion_takes_no_newer_document(redis):
         assert got.document.text == "new text"
 
 
-async def test_a_late_alias_loses_against_a_newer_one(redis):
+async def test_a_late_alias_loses_against_a_newer_one(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, between):
         for name in ("blue", "green"):
             await create(near, name)
@@ -199,11 +202,11 @@ async def test_a_late_alias_loses_against_a_newer_one(redis):
         assert (await get(near, "live")).name == "green"
 
 
-async def _set_alias(gateway, collection: str) -> None:
+async def _set_alias(gateway: Running, collection: str) -> None:
     await gateway.retrieval.SetAlias(pb.SetAliasRequest(alias="live", collection=collection))
 
 
-async def test_a_creation_whose_keys_were_swept_begins_again(redis):
+async def test_a_creation_whose_keys_were_swept_begins_again(redis: RedisProcess) -> None:
     """It took longer than it may; another gateway removed its keys before it gave them a name."""
     async with two_gateways(redis) as (far, near, between):
         held = between.hold(marker(lua.CREATE))
@@ -226,7 +229,9 @@ async def test_a_creation_whose_keys_were_swept_begins_again(redis):
 
 
 @pytest.mark.parametrize("ahead_s", [-1e6, 120, 1e6])
-async def test_the_clock_of_another_gateway_does_not_matter(redis, monkeypatch, ahead_s):
+async def test_the_clock_of_another_gateway_does_not_matter(
+    redis: RedisProcess, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
     async with two_gateways(redis) as (far, near, between):
         held = between.hold(marker(lua.CREATE))
         creation = asyncio.create_task(create(far))
@@ -241,7 +246,7 @@ async def test_the_clock_of_another_gateway_does_not_matter(redis, monkeypatch, 
         assert not (await search(near, "docs")).degraded
 
 
-async def test_a_collection_whose_shards_have_no_markers_is_mended(redis):
+async def test_a_collection_whose_shards_have_no_markers_is_mended(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, _):
         await create(near, shards=3)
         with redis.client() as client:
@@ -253,19 +258,19 @@ async def test_a_collection_whose_shards_have_no_markers_is_mended(redis):
         assert not (await search(near, "docs")).degraded
 
 
-async def test_many_writers_and_readers_of_one_document(redis):
+async def test_many_writers_and_readers_of_one_document(redis: RedisProcess) -> None:
     """Text and metadata that are read are of one version, whoever writes at the same time; nobody's write is lost."""
     async with two_gateways(redis) as (far, near, _):
         await create(near)
         await near.upsert("docs", document("text 0", metadata_json='{"v": 0}'))
         seen, done = [], asyncio.Event()
 
-        async def writer(gateway, first: int):
+        async def writer(gateway: Running, first: int) -> None:
             for version in range(first, 60, 2):
                 results = await gateway.upsert("docs", document(f"text {version}", metadata_json=f'{{"v": {version}}}'))
                 assert not any(result.HasField("error") for result in results)
 
-        async def reader():
+        async def reader() -> None:
             while not done.is_set():
                 [got] = await read(near, "x")
                 [hit] = (await search(far, "docs", rerank=pb.RERANK_POLICY_SKIP)).hits
@@ -280,7 +285,7 @@ async def test_many_writers_and_readers_of_one_document(redis):
             assert metadata == f'{{"v": {text.removeprefix("text ")}}}'
 
 
-async def test_flushall_while_running(redis):
+async def test_flushall_while_running(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (far, near, _):
         for _ in range(2):
             await create(near)
@@ -299,7 +304,7 @@ async def test_flushall_while_running(redis):
                 assert (await failure(gateway.upsert("docs", document("x")))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_flushall_in_the_middle_of_an_upsert(redis):
+async def test_flushall_in_the_middle_of_an_upsert(redis: RedisProcess) -> None:
     async with two_gateways(redis) as (_, near, _):
         await create(near)
         near.embed_worker.gate = asyncio.Event()

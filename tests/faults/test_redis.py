@@ -3,6 +3,7 @@
 import asyncio
 import time
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from winnow.retrieval.v1 import retrieval_pb2
 
 PATIENCE_MS = 100
 FAILURES = 3
-FAST = {
+FAST: dict[str, Any] = {
     "cache_read_timeout_ms": PATIENCE_MS,
     "cache_breaker_failures": FAILURES,
     "cache_breaker_open_ms": 200,
@@ -65,12 +66,12 @@ async def recover(gateway: Running) -> None:
                 return
 
 
-async def test_absent():
+async def test_absent() -> None:
     async with running(f"redis://{NOWHERE}", **FAST) as gateway:
         await bear(gateway)
 
 
-async def test_killed_and_back():
+async def test_killed_and_back() -> None:
     with redis_server() as redis:
         async with running(redis.url, **FAST) as gateway:
             await recover(gateway)
@@ -80,7 +81,7 @@ async def test_killed_and_back():
             await recover(gateway)
 
 
-async def test_killed_in_mid_call_under_load():
+async def test_killed_in_mid_call_under_load() -> None:
     with redis_server() as redis:
         async with running(redis.url, **FAST) as gateway:
             await recover(gateway)
@@ -90,7 +91,7 @@ async def test_killed_in_mid_call_under_load():
             await asyncio.gather(*calls)
 
 
-async def test_paused_and_back():
+async def test_paused_and_back() -> None:
     with redis_server() as redis:
         async with running(redis.url, **FAST) as gateway:
             await recover(gateway)
@@ -102,7 +103,7 @@ async def test_paused_and_back():
             await recover(gateway)
 
 
-async def test_slow_and_back():
+async def test_slow_and_back() -> None:
     with redis_server() as redis:
         async with proxy(redis.port) as between, running(f"redis://127.0.0.1:{between.port}", **FAST) as gateway:
             await recover(gateway)
@@ -112,7 +113,7 @@ async def test_slow_and_back():
             await recover(gateway)
 
 
-async def test_swallowing_everything_and_back():
+async def test_swallowing_everything_and_back() -> None:
     with redis_server() as redis:
         async with proxy(redis.port) as between, running(f"redis://127.0.0.1:{between.port}", **FAST) as gateway:
             await recover(gateway)
@@ -122,7 +123,7 @@ async def test_swallowing_everything_and_back():
             await recover(gateway)
 
 
-async def test_full_and_back():
+async def test_full_and_back() -> None:
     with redis_server("--maxmemory-policy", "noeviction") as redis:
         async with running(redis.url, **FAST) as gateway:
             await recover(gateway)
@@ -139,7 +140,7 @@ async def test_full_and_back():
             await recover(gateway)
 
 
-async def test_read_only_and_back():
+async def test_read_only_and_back() -> None:
     with redis_server() as redis:
         async with running(redis.url, **FAST) as gateway:
             await recover(gateway)
@@ -150,7 +151,7 @@ async def test_read_only_and_back():
             await recover(gateway)
 
 
-async def test_no_permission():
+async def test_no_permission() -> None:
     with redis_server() as redis:
         with redis.client() as client:
             client.execute_command("ACL", "SETUSER", "nobody", "on", ">secret", "-@all", "+info")
@@ -159,13 +160,14 @@ async def test_no_permission():
             await bear(gateway)
 
 
-async def test_writes_never_hold_up_an_answer_and_are_bounded():
+async def test_writes_never_hold_up_an_answer_and_are_bounded() -> None:
     with redis_server() as redis:
         async with running(redis.url, **FAST | {"cache_queue_bytes": 2000}) as gateway:
             await recover(gateway)
             redis.pause()
             try:
                 await bear(gateway, calls=30)
+                assert gateway.gateway._remote is not None
                 assert gateway.gateway._remote._queued_bytes <= 2000
             finally:
                 redis.resume()
@@ -173,7 +175,7 @@ async def test_writes_never_hold_up_an_answer_and_are_bounded():
 
 
 @pytest.mark.parametrize("fault", ["kill", "pause"])
-async def test_a_search_over_inline_documents_does_not_mind(fault):
+async def test_a_search_over_inline_documents_does_not_mind(fault: str) -> None:
     documents = retrieval_pb2.InlineDocuments(documents=[retrieval_pb2.Document(text="red apple")])
     with redis_server() as redis:
         async with running(redis.url, **FAST) as gateway:
@@ -188,7 +190,7 @@ async def test_a_search_over_inline_documents_does_not_mind(fault):
                 redis.resume()
 
 
-async def test_the_gateway_starts_while_redis_is_paused():
+async def test_the_gateway_starts_while_redis_is_paused() -> None:
     with redis_server() as redis:
         redis.pause()
         try:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import stat
+from collections.abc import Awaitable
 from itertools import count
 
 import grpc
@@ -15,8 +16,8 @@ from gateway.index.collection import ModelRef, Quantization
 from gateway.index.store import Store, StoreSettings
 from gateway.redis.client import QueueTimeoutError, RedisClient, Unreachable
 from services.runtime.errors import Problem
-from tests.support.cluster import redis_cluster
-from tests.support.gateway import running
+from tests.support.cluster import ClusterProcesses, redis_cluster
+from tests.support.gateway import Running, running
 from tests.support.proxy import proxy
 from tests.support.redis import redis_server
 from tests.support.waiting import until
@@ -27,20 +28,20 @@ CONNECTIONS = 64
 numbers = count()
 
 
-def search(gateway, *, timeout: float = 120) -> pb.SearchResponse:
+def search(gateway: Running, *, timeout: float = 120) -> Awaitable[pb.SearchResponse]:
     source = pb.CollectionSource(name="docs")
     request = pb.SearchRequest(query=f"red text {next(numbers)}", collection=source, candidates=5, top_n=5)
     return gateway.retrieval.Search(request, timeout=timeout)
 
 
-async def fill(gateway, shards: int) -> None:
+async def fill(gateway: Running, shards: int) -> None:
     await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs", shards=shards))
     documents = [pb.Document(id=f"d{number}", text=f"red text {number}") for number in range(2 * shards)]
     assert not any(result.HasField("error") for result in await gateway.upsert("docs", *documents))
 
 
 @pytest.mark.parametrize("searches", [100, 300])
-async def test_many_searches_at_once(searches):
+async def test_many_searches_at_once(searches: int) -> None:
     with redis_server() as redis:
         async with running(redis.url, search_timeout_seconds=120) as gateway:
             await fill(gateway, 4)
@@ -51,7 +52,7 @@ async def test_many_searches_at_once(searches):
 
 
 @pytest.mark.parametrize("shards", [65, 128, 256])
-async def test_many_shards(shards):
+async def test_many_shards(shards: int) -> None:
     with redis_server() as redis:
         async with running(redis.url) as gateway:
             await fill(gateway, shards)
@@ -60,7 +61,7 @@ async def test_many_shards(shards):
             assert {len(one.hits) for one in found} == {5}
 
 
-async def test_many_shards_and_searches_in_a_cluster():
+async def test_many_shards_and_searches_in_a_cluster() -> None:
     with redis_cluster() as cluster:
         async with running(cluster.url, search_timeout_seconds=120) as gateway:
             await fill(gateway, 256)
@@ -69,7 +70,7 @@ async def test_many_shards_and_searches_in_a_cluster():
 
 
 @pytest.mark.parametrize("clustered", [False, True])
-async def test_many_commands_at_once(clustered):
+async def test_many_commands_at_once(clustered: bool) -> None:
     """More calls than connections, each on its own: none fails, and no more connections than allowed are open."""
     with redis_cluster() if clustered else redis_server() as redis:
         client = RedisClient(redis.url, 60.0, connections=3)
@@ -78,7 +79,7 @@ async def test_many_commands_at_once(clustered):
             assert set(replies) == {True}
             values = await client.commands([("GET", f"k{n}") for n in range(500)], at_once=4)
             assert values == [str(n).encode() for n in range(500)]
-            nodes = redis.nodes[:3] if clustered else [redis]
+            nodes = redis.nodes[:3] if isinstance(redis, ClusterProcesses) else [redis]
             for node in nodes:
                 with node.client() as own:
                     assert sum(one["name"] == "" for one in own.client_list()) < 20
@@ -86,7 +87,7 @@ async def test_many_commands_at_once(clustered):
             await client.close()
 
 
-async def test_the_wait_for_a_turn_is_bounded_by_the_callers_time():
+async def test_the_wait_for_a_turn_is_bounded_by_the_callers_time() -> None:
     """Our own limit is said to be ours: the server is slow, not away."""
     with redis_server() as redis:
         client = RedisClient(redis.url, 60.0, connections=1)
@@ -102,7 +103,7 @@ async def test_the_wait_for_a_turn_is_bounded_by_the_callers_time():
             await client.close()
 
 
-async def test_what_waited_in_vain_is_not_sent():
+async def test_what_waited_in_vain_is_not_sent() -> None:
     with redis_server() as redis:
         client = RedisClient(redis.url, 60.0, connections=1)
         try:
@@ -118,7 +119,7 @@ async def test_what_waited_in_vain_is_not_sent():
             await client.close()
 
 
-async def test_an_overloaded_index_is_not_an_absent_one():
+async def test_an_overloaded_index_is_not_an_absent_one() -> None:
     with redis_server() as redis:
         client = RedisClient(redis.url, 60.0, connections=1)
         store = Store(client, client, StoreSettings(ef=10, filter_ef=10, replicas=0))
@@ -128,17 +129,17 @@ async def test_an_overloaded_index_is_not_an_absent_one():
             slow = asyncio.create_task(client.command("BLPOP", "nothing", "1"))
             await until(lambda: client.in_flight)
             with pytest.raises(Problem) as raised:
-                await store.search(collection, np.ones(4, np.float32), 1, "", "filter", 0.05)
+                await store.search(collection, np.ones(4, np.float32), 1, None, "filter", 0.05)
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
             assert "index" in raised.value.message
             await slow
-            found = await store.search(collection, np.ones(4, np.float32), 1, "", "filter", 60)
+            found = await store.search(collection, np.ones(4, np.float32), 1, None, "filter", 60)
             assert not found.missing_shards
         finally:
             await client.close()
 
 
-async def test_a_connection_that_comes_too_late_is_closed():
+async def test_a_connection_that_comes_too_late_is_closed() -> None:
     """Handshake and question each in time, both together not: the attempt has failed when the answer comes."""
     with redis_server() as redis:
         async with proxy(redis.port) as between:
@@ -168,7 +169,7 @@ def connections_to(port: int) -> int:
     return count
 
 
-async def test_a_redis_that_reads_nothing_holds_no_connection():
+async def test_a_redis_that_reads_nothing_holds_no_connection() -> None:
     """What it does not read stays in the buffer of a connection that was given up: it is dropped, not kept for ever."""
     with redis_server() as redis:
         client = RedisClient(redis.url, 0.3)

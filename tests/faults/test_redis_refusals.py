@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
 
-from tests.support.gateway import flushed, running
+from tests.support.gateway import Running, flushed, running
 from tests.support.redis import RedisProcess, redis_server
-from tests.support.serving import failure, told
+from tests.support.serving import failure, rich_status
 from tests.support.waiting import until
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -17,26 +19,26 @@ SECRET = "wrong-secret"
 
 
 @pytest.fixture
-def lines(caplog):
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
     """What was said about Redis so far."""
     caplog.set_level(logging.INFO, "winnow.redis")
     return lambda: [record.getMessage() for record in caplog.records if record.name == "winnow.redis"]
 
 
-async def upsert(gateway, number: int) -> list[pb.UpsertResult]:
+async def upsert(gateway: Running, number: int) -> list[pb.UpsertResult]:
     return await gateway.upsert("docs", pb.Document(id=f"d{number}", text=f"red text {number}"))
 
 
-async def create(gateway) -> None:
+async def create(gateway: Running) -> None:
     await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
 
 
-async def embed(gateway, text: str) -> None:
+async def embed(gateway: Running, text: str) -> None:
     await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[text]))
     await flushed(gateway)
 
 
-async def test_out_of_memory_and_back(lines):
+async def test_out_of_memory_and_back(lines: Callable[..., Any]) -> None:
     with redis_server("--maxmemory-policy", "noeviction") as redis, redis.client() as own:
         async with running(index_url=redis.url, stream_retry_seconds=0) as gateway:
             await create(gateway)
@@ -56,7 +58,7 @@ async def test_out_of_memory_and_back(lines):
             assert "works again" in lines()[1]
 
 
-async def test_a_cache_out_of_memory(lines):
+async def test_a_cache_out_of_memory(lines: Callable[..., Any]) -> None:
     with redis_server("--maxmemory-policy", "noeviction") as redis, redis.client() as own:
         async with running(cache_url=redis.url, cache_breaker_failures=100) as gateway:
             await embed(gateway, "before")
@@ -70,7 +72,7 @@ async def test_a_cache_out_of_memory(lines):
             assert len(lines()) == 2
 
 
-async def test_a_read_only_replica(lines):
+async def test_a_read_only_replica(lines: Callable[..., Any]) -> None:
     with redis_server() as master, redis_server("--replicaof", "127.0.0.1", str(master.port)) as replica:
         async with running(master.url, stream_retry_seconds=0) as gateway:
             await create(gateway)
@@ -79,13 +81,15 @@ async def test_a_read_only_replica(lines):
         async with running(index_url=replica.url, stream_retry_seconds=0) as gateway:
             error = await failure(gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert "accepts no writes" in error.details()
+            assert "accepts no writes" in str(error.details())
             assert len(lines()) == 1
             assert "GATEWAY_INDEX_URL must name the master" in lines()[0]
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
-async def test_a_wrong_password_is_said_at_the_start_by_the_name_of_its_setting(scheme, lines):
+async def test_a_wrong_password_is_said_at_the_start_by_the_name_of_its_setting(
+    scheme: str, lines: Callable[..., Any]
+) -> None:
     with redis_server("--requirepass", "right") as redis:
         url = f"{scheme}://:{SECRET}@127.0.0.1:{redis.port}"
         async with running(cache_url=url, index_url=url) as gateway:
@@ -94,9 +98,9 @@ async def test_a_wrong_password_is_said_at_the_start_by_the_name_of_its_setting(
             assert any("index" in line and "GATEWAY_INDEX_URL" in line for line in lines())
             error = await failure(gateway.retrieval.GetCollection(pb.GetCollectionRequest(name="docs")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert told(error).reason == "UPSTREAM_UNAVAILABLE"
-            assert "rejects this gateway" in error.details()
-            assert SECRET not in "".join(lines()) + error.details()
+            assert rich_status(error).reason == "UPSTREAM_UNAVAILABLE"
+            assert "rejects this gateway" in str(error.details())
+            assert SECRET not in "".join(lines()) + str(error.details())
 
 
 def limited(redis: RedisProcess, *rights: str) -> str:
@@ -105,14 +109,14 @@ def limited(redis: RedisProcess, *rights: str) -> str:
     return f"redis://limited:pw@127.0.0.1:{redis.port}"
 
 
-async def test_a_cache_that_may_not_write_is_said_at_the_start(lines):
+async def test_a_cache_that_may_not_write_is_said_at_the_start(lines: Callable[..., Any]) -> None:
     with redis_server() as redis:
         async with running(cache_url=limited(redis, "~winnow:*", "+@all", "-set")):
             await until(lines)
             assert "GATEWAY_CACHE_URL run SET" in lines()[0]
 
 
-async def test_missing_rights_within_a_script(lines):
+async def test_missing_rights_within_a_script(lines: Callable[..., Any]) -> None:
     with redis_server() as redis:
         url = limited(redis, "~winnow:*", "+@all", "-hset")
         async with running(redis.url) as gateway:
@@ -126,7 +130,7 @@ async def test_missing_rights_within_a_script(lines):
             assert "GATEWAY_INDEX_URL run EVAL" in lines()[0]
 
 
-async def test_a_server_that_goes_and_comes_back(lines):
+async def test_a_server_that_goes_and_comes_back(lines: Callable[..., Any]) -> None:
     with redis_server() as redis:
         async with running(index_url=redis.url) as gateway:
             await create(gateway)
@@ -140,11 +144,11 @@ async def test_a_server_that_goes_and_comes_back(lines):
             assert len(lines()) == 2
 
 
-async def test_the_labels_of_metrics_are_words(lines):
+async def test_the_labels_of_metrics_are_words(lines: Callable[..., Any]) -> None:
     seen = []
     with redis_server("--maxmemory-policy", "noeviction") as redis, redis.client() as own:
         async with running(cache_url=redis.url) as gateway:
-            gateway.gateway._metrics.cache_error = lambda *labels: seen.append(labels)
+            gateway.gateway._metrics.cache_error = lambda *labels: seen.append(labels)  # type: ignore[method-assign]
             own.config_set("maxmemory", "1")
             await embed(gateway, "text")
             own.config_set("maxmemory", "0")

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
-from tests.support.gateway import running
+from tests.support.gateway import Running, running
 from tests.support.redis import free_port, redis_server
-from tests.support.serving import PlainSettings, failure, serving, told
+from tests.support.serving import PlainSettings, failure, rich_status, serving
 from tests.support.waiting import until, until_available
 from tests.support.workers import EmbedWorker
 from winnow.common.v1 import common_pb2
@@ -19,21 +22,21 @@ from winnow.rerank.v1 import rerank_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 
-def embed(gateway, text="text", **options):
+def embed(gateway: Running, text: str = "text", **options: Any) -> Awaitable[embed_pb2.EmbedResponse]:
     return gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[text]), **options)
 
 
-def rerank(gateway, **options):
+def rerank(gateway: Running, **options: Any) -> Awaitable[rerank_pb2.RerankResponse]:
     return gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text", documents=["text"]), **options)
 
 
 @pytest.mark.parametrize("call", [embed, rerank])
-async def test_a_full_pool_is_resource_exhausted_and_must_not_be_retried(call):
+async def test_a_full_pool_is_resource_exhausted_and_must_not_be_retried(call: Callable[..., Any]) -> None:
     async with running() as gateway:
         gateway.embed_worker.problem = gateway.rerank_worker.problem = ReplicaFull(0.02)
         error = await failure(call(gateway))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        answer = told(error)
+        answer = rich_status(error)
         assert answer.reason == "OVERLOADED"
         assert answer.trailers["grpc-retry-pushback-ms"] == "-1"
         assert answer.detail(error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds() > 0
@@ -42,25 +45,25 @@ async def test_a_full_pool_is_resource_exhausted_and_must_not_be_retried(call):
 
 
 @pytest.mark.parametrize("call", [embed, rerank])
-async def test_workers_that_were_never_there(call):
+async def test_workers_that_were_never_there(call: Callable[..., Any]) -> None:
     async with running(no_embed=True, no_rerank=True) as gateway:
         for options in ({}, {"timeout": 5}):
             began = time.monotonic()
             error = await failure(call(gateway, **options))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert told(error).reason == "UPSTREAM_UNAVAILABLE"
-            assert "127.0.0.1" not in error.details()
+            assert rich_status(error).reason == "UPSTREAM_UNAVAILABLE"
+            assert "127.0.0.1" not in str(error.details())
             assert time.monotonic() - began < 3
 
 
-async def test_a_name_that_does_not_resolve():
+async def test_a_name_that_does_not_resolve() -> None:
     async with running(embed_target="dns:///no-such-host.invalid:50051") as gateway:
         error = await failure(embed(gateway, timeout=5))
         assert error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 @pytest.mark.parametrize("call", [embed, rerank])
-async def test_a_worker_that_hangs_is_given_up_at_the_deadline(call):
+async def test_a_worker_that_hangs_is_given_up_at_the_deadline(call: Callable[..., Any]) -> None:
     async with running() as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
         await gateway.rerank.GetModel(rerank_pb2.GetModelRequest())
@@ -73,7 +76,7 @@ async def test_a_worker_that_hangs_is_given_up_at_the_deadline(call):
 
 
 @pytest.mark.parametrize("call", [embed, rerank])
-async def test_without_a_deadline_a_worker_that_hangs_is_given_up_too(call):
+async def test_without_a_deadline_a_worker_that_hangs_is_given_up_too(call: Callable[..., Any]) -> None:
     async with running(workers_timeout_seconds=0.3) as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
         await gateway.rerank.GetModel(rerank_pb2.GetModelRequest())
@@ -82,40 +85,42 @@ async def test_without_a_deadline_a_worker_that_hangs_is_given_up_too(call):
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_the_deadline_is_passed_on():
+async def test_the_deadline_is_passed_on() -> None:
     seen = []
     async with running() as gateway:
         honest = gateway.embed_worker.Embed
 
-        async def watch(request, context):
+        async def watch(
+            request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> embed_pb2.EmbedResponse:
             seen.append(context.time_remaining())
             return await honest(request, context)
 
-        gateway.embed_worker.Embed = watch
+        gateway.embed_worker.Embed = watch  # type: ignore[method-assign]
     async with running(embed=gateway.embed_worker) as gateway:
         await embed(gateway, timeout=5)
         assert 0 < seen[0] < 5
 
 
-async def test_a_follower_with_more_time_is_not_bound_by_the_leader():
+async def test_a_follower_with_more_time_is_not_bound_by_the_leader() -> None:
     async with running() as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
-        gateway.embed_worker.gate = asyncio.Event()
+        gate = gateway.embed_worker.gate = asyncio.Event()
         leader = embed(gateway, timeout=0.3)
         await gateway.embed_worker.waiting.wait()
         follower = embed(gateway, timeout=10)
         assert (await failure(leader)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        gateway.embed_worker.gate.set()
+        gate.set()
         assert len((await follower).results) == 1
 
 
-async def test_an_interactive_caller_never_waits_for_bulk_work():
+async def test_an_interactive_caller_never_waits_for_bulk_work() -> None:
     async with running() as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
-        gateway.embed_worker.gate = asyncio.Event()
+        held = gateway.embed_worker.gate = asyncio.Event()
         bulk = gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["text"], priority=common_pb2.PRIORITY_BULK))
         await gateway.embed_worker.waiting.wait()
-        gateway.embed_worker.gate, held = None, gateway.embed_worker.gate
+        gateway.embed_worker.gate = None
         assert len((await embed(gateway)).results) == 1
         held.set()
         await bulk
@@ -129,21 +134,23 @@ async def test_an_interactive_caller_never_waits_for_bulk_work():
         (ValueError("secret"), grpc.StatusCode.INTERNAL),
     ],
 )
-async def test_other_failures_of_a_worker(problem, code):
+async def test_other_failures_of_a_worker(problem: Exception, code: grpc.StatusCode) -> None:
     async with running() as gateway:
         gateway.embed_worker.problem = problem
         error = await failure(embed(gateway, timeout=5))
         assert error.code() is code
         if isinstance(problem, ValueError):
-            assert b"secret" not in told(error).status.SerializeToString()
+            assert b"secret" not in rich_status(error).status.SerializeToString()
 
 
-async def test_a_worker_that_answers_nonsense():
+async def test_a_worker_that_answers_nonsense() -> None:
     async with running() as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
 
     class Short(EmbedWorker):
-        async def Embed(self, request, context):  # noqa: N802
+        async def Embed(  # noqa: N802 - the contract's name
+            self, request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> embed_pb2.EmbedResponse:
             answer = await super().Embed(request, context)
             answer.results.pop()
             return answer
@@ -151,21 +158,21 @@ async def test_a_worker_that_answers_nonsense():
     async with running(embed=Short()) as gateway:
         error = await failure(embed(gateway))
         assert error.code() is grpc.StatusCode.INTERNAL
-        assert told(error).reason == "INTERNAL"
+        assert rich_status(error).reason == "INTERNAL"
 
 
-async def test_a_worker_that_goes_and_comes_back():
+async def test_a_worker_that_goes_and_comes_back() -> None:
     address = f"127.0.0.1:{free_port()}"
     settings = PlainSettings(listen=address)
     async with running(embed_target=address, workers_timeout_seconds=5) as gateway:
         assert (await failure(embed(gateway, timeout=5))).code() is grpc.StatusCode.UNAVAILABLE
         for round_ in range(2):
             async with serving(EmbedWorker(), settings), asyncio.timeout(20):
-                await until_available(lambda text=f"text {round_}": embed(gateway, text, timeout=5))
+                await until_available(partial(embed, gateway, f"text {round_}", timeout=5))
             assert (await failure(embed(gateway, f"more {round_}", timeout=5))).code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_two_replicas_share_the_work_and_one_may_die():
+async def test_two_replicas_share_the_work_and_one_may_die() -> None:
     one, two = EmbedWorker(), EmbedWorker()
     async with serving(one) as first, serving(two) as second:
         target = f"ipv4:{first.address},{second.address}"
@@ -179,7 +186,7 @@ async def test_two_replicas_share_the_work_and_one_may_die():
                 await embed(gateway, f"later {number}")
 
 
-async def test_one_full_replica_is_passed_over():
+async def test_one_full_replica_is_passed_over() -> None:
     one, two = EmbedWorker(), EmbedWorker()
     one.problem = ReplicaFull(0.01)
     async with (
@@ -192,7 +199,7 @@ async def test_one_full_replica_is_passed_over():
         assert len(two.texts) == 10
 
 
-async def test_replicas_of_different_models_never_mix_in_one_answer():
+async def test_replicas_of_different_models_never_mix_in_one_answer() -> None:
     one, two = EmbedWorker("embed-1"), EmbedWorker("embed-2")
     async with serving(one) as first, serving(two) as second:
         target = f"ipv4:{first.address},{second.address}"
@@ -201,16 +208,21 @@ async def test_replicas_of_different_models_never_mix_in_one_answer():
             for model in (one, two):
                 for number in range(40):
                     text = f"text {number}"
-                    request = embed_pb2.EmbedRequest(texts=[text], input_type=1, encoding=2)
-                    expected[model.fingerprint, text] = (await model.Embed(request, None)).results[0].embedding.data
+                    request = embed_pb2.EmbedRequest(
+                        texts=[text], input_type=embed_pb2.INPUT_TYPE_DOCUMENT, encoding=embed_pb2.ENCODING_FLOAT16
+                    )
+                    expected[model.fingerprint, text] = (await model.answer(request)).results[0].embedding.data
             answered = 0
             for start in range(20):
                 texts = [f"text {number}" for number in range(start, start + 20)]
-                request = embed_pb2.EmbedRequest(texts=texts, input_type=1, encoding=2)
+                request = embed_pb2.EmbedRequest(
+                    texts=texts, input_type=embed_pb2.INPUT_TYPE_DOCUMENT, encoding=embed_pb2.ENCODING_FLOAT16
+                )
                 [response] = await asyncio.gather(gateway.embed.Embed(request), return_exceptions=True)
                 if isinstance(response, grpc.aio.AioRpcError):
                     assert response.code() is grpc.StatusCode.UNAVAILABLE
                     continue
+                assert isinstance(response, embed_pb2.EmbedResponse)
                 answered += 1
                 for text, result in zip(texts, response.results, strict=True):
                     got = decode_16(result.embedding.data)
@@ -221,10 +233,11 @@ async def test_replicas_of_different_models_never_mix_in_one_answer():
 def decode_16(data: bytes) -> list[float]:
     import numpy as np
 
-    return np.frombuffer(data, "<f2").astype(float).tolist()
+    values: list[float] = np.frombuffer(data, "<f2").astype(float).tolist()
+    return values
 
 
-async def test_an_upsert_bears_with_a_full_pool_and_an_outage():
+async def test_an_upsert_bears_with_a_full_pool_and_an_outage() -> None:
     with redis_server() as redis:
         address = f"127.0.0.1:{free_port()}"
         worker = EmbedWorker()
@@ -245,7 +258,7 @@ async def test_an_upsert_bears_with_a_full_pool_and_an_outage():
                 assert [result.outcome for result in await away] == [pb.UPSERT_OUTCOME_CREATED]
 
 
-async def test_an_upsert_gives_up_on_an_outage_document_by_document():
+async def test_an_upsert_gives_up_on_an_outage_document_by_document() -> None:
     with redis_server() as redis:
         async with running(redis.url, stream_retry_seconds=0.1) as gateway:
             await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
@@ -254,13 +267,13 @@ async def test_an_upsert_gives_up_on_an_outage_document_by_document():
             assert {result.id: result.error.code for result in results} == {"a": 14, "": 3}
 
 
-async def test_draining_ends_streams_after_what_they_took_on():
+async def test_draining_ends_streams_after_what_they_took_on() -> None:
     with redis_server() as redis:
         async with running(redis.url) as gateway:
             await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
             taken = asyncio.Event()
 
-            async def requests():
+            async def requests() -> AsyncIterator[pb.UpsertDocumentsRequest]:
                 yield pb.UpsertDocumentsRequest(collection="docs", documents=[pb.Document(id="a", text="a")])
                 await taken.wait()
                 await asyncio.Event().wait()  # never ends by itself
@@ -273,4 +286,4 @@ async def test_draining_ends_streams_after_what_they_took_on():
             gateway.served.lifecycle.stop()
             error = await failure(anext(answers))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
-            assert told(error).reason == "NOT_READY"
+            assert rich_status(error).reason == "NOT_READY"

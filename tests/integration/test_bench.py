@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from deploy.local.stack import ROOT, Stack
 pytestmark = pytest.mark.timeout(180)
 
 
-def bench(*words: str | Path) -> list[dict[str, object]]:
+def bench(*words: str | Path) -> list[dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "bench", *map(str, words), "--json"],
         cwd=ROOT,

@@ -15,13 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from deploy.local.process import Process, python_module
-from tests.support.serving import serving, told
-from tests.support.tiny import Tiny, tiny
+from tests.support.redis import RedisProcess
+from tests.support.serving import rich_status, serving
+from tests.support.tiny import Tiny
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
-
-__all__ = ["tiny"]
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far beyond the test's own time limit: whatever waits for the drain to run out does not end.
@@ -74,7 +73,9 @@ async def silent_callers(channel: grpc.aio.Channel) -> list[Any]:
     await answered.write(embed_pb2.EmbedStreamRequest(items=[embed_pb2.EmbedStreamItem(id="a", text="text")]))
     await answered.read()
     # A unary call whose one message never comes.
-    headless = channel.stream_unary("/winnow.embed.v1.EmbedService/Embed")(never())
+    method: grpc.aio.StreamUnaryMultiCallable[bytes, bytes]
+    method = channel.stream_unary("/winnow.embed.v1.EmbedService/Embed")
+    headless = method(never())
     await embed.GetModel(embed_pb2.GetModelRequest())  # on the same connection: what was opened before has arrived
     return [watch, reflected, unspoken, unsent, options_only, answered, headless]
 
@@ -108,7 +109,7 @@ async def test_silent_callers_do_not_hold_up_the_end_of_a_worker(start: Start, t
         connection.close()
 
 
-async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start, redis8) -> None:
+async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start, redis8: RedisProcess) -> None:
     async with AsyncExitStack() as stack:
         worker_at = await stack.enter_async_context(serving(EmbedWorker()))
         process = start(
@@ -131,7 +132,11 @@ async def test_silent_callers_do_not_hold_up_the_end_of_the_gateway(start: Start
         for stream in (unsent, named, stored):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stream.read()
-            assert (told(error.value).code, told(error.value).reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_READY")
+            status = rich_status(error.value)
+            assert (status.code, status.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "NOT_READY",
+            )
         del calls
         for connection in sockets:
             connection.close()
@@ -150,4 +155,4 @@ async def test_a_stream_that_waits_for_absent_workers_ends_with_the_process(star
         await ends(process)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stream.read()
-        assert told(error.value).reason == "NOT_READY"
+        assert rich_status(error.value).reason == "NOT_READY"

@@ -94,7 +94,7 @@ MOMENTS: dict[str, Callable[[Started, Path], bool]] = {
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("module", PREFIXES)
 @pytest.mark.parametrize("first", [False, pytest.param(True, marks=first_process)])
-def test_a_signal_while_it_starts_ends_it(tmp_path, module, number, moment, first) -> None:
+def test_a_signal_while_it_starts_ends_it(tmp_path: Path, module: str, number: int, moment: str, first: bool) -> None:
     log = tmp_path / "log"
     with started(module, log, first) as process:
         wait(lambda: process.prepared)

@@ -1,13 +1,15 @@
 """Embed and Rerank through the gateway: computed once, and a hit is the same bytes as a miss."""
 
 import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from google.rpc import code_pb2
 
 from services.api.vectors import decode
-from tests.support.gateway import flushed, running
-from tests.support.redis import redis_server, valkey_binary
+from tests.support.gateway import Running, flushed, running
+from tests.support.redis import RedisProcess, redis_server, valkey_binary
 from tests.support.vectors import TEXTS, request
 from tests.support.waiting import until
 from tests.support.workers import EmbedWorker
@@ -29,18 +31,18 @@ def answers(response: embed_pb2.EmbedResponse) -> list[bytes]:
     return plain
 
 
-def waiters(gateway) -> int:
+def waiters(gateway: Running) -> int:
     """Callers that wait for something in flight."""
     return sum(flight.waiters for flight in set(gateway.gateway._embedder._cached._single_flight._by_key.values()))
 
 
 @pytest.fixture(params=["redis", "valkey"])
-def any_server(request):
+def any_server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
     with redis_server(binary=valkey_binary() if request.param == "valkey" else None) as server:
         yield server
 
 
-async def test_the_second_time_it_is_a_hit_from_redis_without_workers(any_server):
+async def test_the_second_time_it_is_a_hit_from_redis_without_workers(any_server: RedisProcess) -> None:
     async with running(any_server.url) as first:
         missed = await first.embed.Embed(request())
         scored = await first.rerank.Rerank(rerank_pb2.RerankRequest(query="alpha", documents=TEXTS))
@@ -65,7 +67,7 @@ async def test_the_second_time_it_is_a_hit_from_redis_without_workers(any_server
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=embed_pb2.Encoding.Name)
-async def test_hit_and_miss_are_the_same_bytes(redis8, encoding):
+async def test_hit_and_miss_are_the_same_bytes(redis8: RedisProcess, encoding: int) -> None:
     texts = [f"text number {number}" for number in range(40)]
     async with running(redis8.url) as gateway:
         for dimensions in (None, 32, 33, 64, 95, 96):
@@ -87,8 +89,8 @@ async def test_hit_and_miss_are_the_same_bytes(redis8, encoding):
             texts = [f"{text}, again" for text in texts]
 
 
-async def test_ready_made_answers_differ_by_every_option(redis8):
-    options = [
+async def test_ready_made_answers_differ_by_every_option(redis8: RedisProcess) -> None:
+    options: list[dict[str, Any]] = [
         {},
         {"dimensions": 64},
         {"encoding": embed_pb2.ENCODING_INT8},
@@ -109,16 +111,16 @@ async def test_ready_made_answers_differ_by_every_option(redis8):
         assert answers(changed) != first[0]
 
 
-async def test_rounding_keeps_the_direction(redis8):
+async def test_rounding_keeps_the_direction(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         exact_request = request(["some words"], input_type=embed_pb2.INPUT_TYPE_DOCUMENT)
-        [exact] = (await gateway.embed_worker.Embed(exact_request, None)).results
+        [exact] = (await gateway.embed_worker.answer(exact_request)).results
         for _ in range(2):
             [served] = (await gateway.embed.Embed(request(["some words"]))).results
             assert float(decode(exact.embedding) @ decode(served.embedding)) >= 0.99999
 
 
-async def test_tokens_and_truncation_survive_a_hit(redis8):
+async def test_tokens_and_truncation_survive_a_hit(redis8: RedisProcess) -> None:
     async with running(redis8.url, embed=EmbedWorker(max_tokens=16), cache_local_bytes=0) as gateway:
         for hit in (False, True):
             wanted = request(["x" * 100, "short"])
@@ -127,7 +129,7 @@ async def test_tokens_and_truncation_survive_a_hit(redis8):
             await flushed(gateway)
 
 
-async def test_a_thousand_identical_texts_in_flight_cost_one_forward(redis8):
+async def test_a_thousand_identical_texts_in_flight_cost_one_forward(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
         gateway.embed_worker.gate = asyncio.Event()
@@ -140,7 +142,7 @@ async def test_a_thousand_identical_texts_in_flight_cost_one_forward(redis8):
         assert len({response.results[0].embedding.data for response in responses}) == 1
 
 
-async def test_a_caller_that_hangs_up_does_not_fail_the_others(redis8):
+async def test_a_caller_that_hangs_up_does_not_fail_the_others(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         gateway.embed_worker.gate = asyncio.Event()
         leader = gateway.embed.Embed(request(["the same"]))
@@ -153,7 +155,7 @@ async def test_a_caller_that_hangs_up_does_not_fail_the_others(redis8):
         assert gateway.embed_worker.texts == ["the same"]
 
 
-async def test_the_last_caller_to_hang_up_cancels_the_work(redis8):
+async def test_the_last_caller_to_hang_up_cancels_the_work(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         gateway.embed_worker.gate = asyncio.Event()
         call = gateway.embed.Embed(request(["nobody wants this"]))
@@ -166,7 +168,7 @@ async def test_the_last_caller_to_hang_up_cancels_the_work(redis8):
     lambda value: value[:-1], lambda value: b"", lambda value: value[:10] + b"\x00\x01" + value[12:],
     lambda value: bytes((value[0] + 1,)) + value[1:], lambda value: b"another program's value",
 ])  # fmt: skip
-async def test_a_value_that_is_not_ours_is_a_miss(redis8, damage):
+async def test_a_value_that_is_not_ours_is_a_miss(redis8: RedisProcess, damage: Callable[..., Any]) -> None:
     async with running(redis8.url, cache_local_bytes=0) as gateway:
         good = await gateway.embed.Embed(request(["text"]))
         await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text", documents=["text"]))
@@ -185,7 +187,7 @@ async def test_a_value_that_is_not_ours_is_a_miss(redis8, damage):
         assert gateway.embed_worker.texts == gateway.rerank_worker.documents == ["text"] * 2
 
 
-async def test_a_key_of_another_type_is_a_miss(redis8):
+async def test_a_key_of_another_type_is_a_miss(redis8: RedisProcess) -> None:
     async with running(redis8.url, cache_local_bytes=0) as gateway:
         await gateway.embed.Embed(request(["text"]))
         await flushed(gateway)
@@ -196,7 +198,7 @@ async def test_a_key_of_another_type_is_a_miss(redis8):
         assert not (await gateway.embed.Embed(request(["text"]))).results[0].cache_hit
 
 
-async def test_nan_is_an_error_in_its_place_and_never_written(redis8):
+async def test_nan_is_an_error_in_its_place_and_never_written(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         for _ in range(2):
             results = (await gateway.embed.Embed(request(["good", "NAN", "fine"]))).results
@@ -210,7 +212,7 @@ async def test_nan_is_an_error_in_its_place_and_never_written(redis8):
         assert [r.index for r in scored.results] == [1]
 
 
-async def test_a_text_that_is_too_long_fails_alone_under_its_own_index(redis8):
+async def test_a_text_that_is_too_long_fails_alone_under_its_own_index(redis8: RedisProcess) -> None:
     async with running(redis8.url, embed=EmbedWorker(max_tokens=16), embed_split_items=2) as gateway:
         wanted = request(["a", "b", "c", "x" * 17, "d"], truncation=common_pb2.TRUNCATION_ERROR)
         results = (await gateway.embed.Embed(wanted)).results
@@ -222,7 +224,7 @@ async def test_a_text_that_is_too_long_fails_alone_under_its_own_index(redis8):
         assert b"texts[1]" not in results[3].error.SerializeToString()
 
 
-async def test_tenants_with_different_salts_share_nothing(redis8):
+async def test_tenants_with_different_salts_share_nothing(redis8: RedisProcess) -> None:
     for salt in ("one", "two", "one"):
         async with running(redis8.url, cache_salt=salt) as gateway:
             response = await gateway.embed.Embed(request(["text"]))
@@ -233,7 +235,7 @@ async def test_tenants_with_different_salts_share_nothing(redis8):
         assert len(client.keys("winnow:e:*")) == 2
 
 
-async def test_defaults_and_what_they_stand_for_share_an_entry(redis8):
+async def test_defaults_and_what_they_stand_for_share_an_entry(redis8: RedisProcess) -> None:
     worker = EmbedWorker()
     async with running(redis8.url, embed=worker) as gateway:
         model = await gateway.embed.GetModel(embed_pb2.GetModelRequest())
@@ -246,7 +248,7 @@ async def test_defaults_and_what_they_stand_for_share_an_entry(redis8):
         assert not (await gateway.embed.Embed(request(["text"]))).results[0].cache_hit
 
 
-async def test_only_missing_pairs_are_scored(redis8):
+async def test_only_missing_pairs_are_scored(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a b", documents=["a", "b"]))
         response = await gateway.rerank.Rerank(
@@ -259,14 +261,14 @@ async def test_only_missing_pairs_are_scored(redis8):
         assert gateway.rerank_worker.documents[4:] == ["a"]
 
 
-async def test_the_score_cache_can_be_turned_off(redis8):
+async def test_the_score_cache_can_be_turned_off(redis8: RedisProcess) -> None:
     async with running(redis8.url, score_cache=False) as gateway:
         for _ in range(2):
             await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a"]))
         assert gateway.rerank_worker.documents == ["a", "a"]
 
 
-async def test_large_lists_are_split_and_keep_their_order(redis8):
+async def test_large_lists_are_split_and_keep_their_order(redis8: RedisProcess) -> None:
     texts = [f"text {number}" for number in range(500)]
     async with running(redis8.url, embed_split_items=64) as gateway:
         response = await gateway.embed.Embed(request(texts))
@@ -278,13 +280,13 @@ async def test_large_lists_are_split_and_keep_their_order(redis8):
         assert len(gateway.rerank_worker.requests) == 1
     async with running(redis8.url, rerank_split_bytes=5000) as gateway:
         long_ones = [f"{text} " * 100 for text in texts[:50]]
-        response = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text 7", documents=long_ones))
+        scores = await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="text 7", documents=long_ones))
         assert len(gateway.rerank_worker.requests) > 5
-        assert response.results[0].index == 7
-        assert sorted(result.index for result in response.results) == list(range(50))
+        assert scores.results[0].index == 7
+        assert sorted(result.index for result in scores.results) == list(range(50))
 
 
-async def test_without_redis_everything_works():
+async def test_without_redis_everything_works() -> None:
     async with running(None) as gateway:
         first = await gateway.embed.Embed(request())
         second = await gateway.embed.Embed(request())

@@ -8,13 +8,13 @@ import pytest
 
 from tests.support.collections import CREATED, create, get, search
 from tests.support.gateway import NOWHERE, flushed, running
-from tests.support.redis import redis_server, valkey_binary
-from tests.support.serving import failure, told
+from tests.support.redis import RedisProcess, redis_server, valkey_binary
+from tests.support.serving import failure, rich_status
 from tests.support.waiting import until
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 
-async def test_life_of_a_collection(redis8):
+async def test_life_of_a_collection(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         made = await create(gateway, dimensions=64, quantization=pb.QUANTIZATION_NONE, shards=3)
         assert (made.name, made.dimensions, made.quantization, made.shards) == ("docs", 64, 2, 3)
@@ -36,13 +36,13 @@ async def test_life_of_a_collection(redis8):
             pb.DeleteCollectionRequest(name="nothing")))).code() is grpc.StatusCode.NOT_FOUND  # fmt: skip
 
 
-async def test_defaults_of_a_collection(redis8):
+async def test_defaults_of_a_collection(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         made = await create(gateway)
         assert (made.dimensions, made.quantization, made.shards) == (96, pb.QUANTIZATION_INT8, 1)
 
 
-async def test_pages(redis8):
+async def test_pages(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         wanted = sorted(f"c{n}" for n in range(7))
         for name in reversed(wanted):
@@ -58,13 +58,15 @@ async def test_pages(redis8):
         assert len((await gateway.retrieval.ListCollections(pb.ListCollectionsRequest())).collections) == 7
         # Not base64, not ASCII, not padded, not UTF-8 within.
         for token in ("no token!", "é", "\U0001f600", "\x00", "YQ", "=", "_w==", "gICA"):
-            seen = told(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_token=token))))
+            seen = rich_status(
+                await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_token=token)))
+            )
             assert (seen.code, seen.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])
-        seen = told(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_size=1001))))
+        seen = rich_status(await failure(gateway.retrieval.ListCollections(pb.ListCollectionsRequest(page_size=1001))))
         assert seen.fields == ["page_size"]
 
 
-async def test_aliases(redis8):
+async def test_aliases(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         stub = gateway.retrieval
         for name in ("blue", "green"):
@@ -95,21 +97,21 @@ async def test_aliases(redis8):
         assert list((await get(gateway, "blue")).aliases) == []
 
 
-async def test_an_alias_switch_leaves_no_gap(redis8):
+async def test_an_alias_switch_leaves_no_gap(redis8: RedisProcess) -> None:
     """Searches during a switch see the old collection or the new one, and after it only the new one."""
     async with running(redis8.url) as gateway:
         for name in ("blue", "green"):
             await create(gateway, name)
             await gateway.upsert(name, pb.Document(id="x", text=f"text of {name}"))
         await gateway.retrieval.SetAlias(pb.SetAliasRequest(alias="live", collection="blue"))
-        seen = []
+        seen: list[str] = []
 
-        async def reader():
+        async def reader() -> None:
             while not seen or "green" not in seen[-1]:
                 [hit] = (await search(gateway, "live")).hits
                 seen.append(hit.text)
 
-        async def writer():
+        async def writer() -> None:
             await until(lambda: len(seen) >= 20)
             await gateway.retrieval.SetAlias(pb.SetAliasRequest(alias="live", collection="green"))
 
@@ -122,7 +124,7 @@ BAD_NAMES = ["", "A", "-a", "_a", "a b", "a/b", "../x", "a:b", "{a}", "a\n", "x"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-async def test_bad_names_are_refused_everywhere(redis8, name):
+async def test_bad_names_are_refused_everywhere(redis8: RedisProcess, name: str) -> None:
     async with running(redis8.url) as gateway:
         stub = gateway.retrieval
         await create(gateway, "good")
@@ -140,21 +142,21 @@ async def test_bad_names_are_refused_everywhere(redis8, name):
         ):
             error = await failure(call)
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert told(error).fields == [field]
+            assert rich_status(error).fields == [field]
         with redis8.client() as client:
             assert client.hkeys("winnow:i:{catalogue}:collections") == [b"good"]
 
 
 @pytest.mark.parametrize("bad", [0, 31, 97])
-async def test_bad_dimensions(redis8, bad):
+async def test_bad_dimensions(redis8: RedisProcess, bad: int) -> None:
     async with running(redis8.url) as gateway:
-        assert told(await failure(create(gateway, dimensions=bad))).fields == ["dimensions"]
-        assert told(await failure(create(gateway, shards=257))).fields == ["shards"]
-        assert told(await failure(create(gateway, shards=0))).fields == ["shards"]
-        assert told(await failure(create(gateway, quantization=9))).fields == ["quantization"]
+        assert rich_status(await failure(create(gateway, dimensions=bad))).fields == ["dimensions"]
+        assert rich_status(await failure(create(gateway, shards=257))).fields == ["shards"]
+        assert rich_status(await failure(create(gateway, shards=0))).fields == ["shards"]
+        assert rich_status(await failure(create(gateway, quantization=9))).fields == ["quantization"]
 
 
-async def test_a_half_made_collection_is_cleaned_up(redis8):
+async def test_a_half_made_collection_is_cleaned_up(redis8: RedisProcess) -> None:
     """A gateway died between making the shards and giving them a name."""
     async with running(redis8.url) as gateway:
         with redis8.client() as client:
@@ -167,11 +169,12 @@ async def test_a_half_made_collection_is_cleaned_up(redis8):
             assert client.hkeys("winnow:i:{catalogue}:trash") == [b"young"]
 
 
-async def test_a_collection_with_a_name_is_never_swept(redis8):
+async def test_a_collection_with_a_name_is_never_swept(redis8: RedisProcess) -> None:
     """The note of its creation came a second time, late."""
     async with running(redis8.url) as gateway:
         await create(gateway)
         await gateway.upsert("docs", pb.Document(id="x", text="text"))
+        assert gateway.gateway._index is not None
         collection = await gateway.gateway._index.catalogue.resolve("docs")
         with redis8.client() as client:
             entry = json.dumps({"tags": collection.shards, "after": 1})
@@ -182,7 +185,7 @@ async def test_a_collection_with_a_name_is_never_swept(redis8):
 
 
 @pytest.mark.parametrize("url", [None, "valkey", f"redis://{NOWHERE}"])
-async def test_without_vector_sets_collections_say_what_to_do(url):
+async def test_without_vector_sets_collections_say_what_to_do(url: str | None) -> None:
     with redis_server(binary=valkey_binary()) as valkey:
         async with running(valkey.url if url == "valkey" else url) as gateway:
             stub = gateway.retrieval
@@ -203,13 +206,13 @@ async def test_without_vector_sets_collections_say_what_to_do(url):
                     assert error.code() is grpc.StatusCode.UNAVAILABLE
                 else:
                     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-                    assert told(error).reason in {"NO_INDEX", "NO_VECTOR_SETS"}
-                    assert "Redis 8" in told(error).status.message
+                    assert rich_status(error).reason in {"NO_INDEX", "NO_VECTOR_SETS"}
+                    assert "Redis 8" in rich_status(error).status.message
             documents = pb.InlineDocuments(documents=[pb.Document(text="a")])
             assert (await stub.Search(pb.SearchRequest(query="a", documents=documents))).hits
 
 
-async def test_index_keys_never_expire_and_cache_keys_always_do(redis8):
+async def test_index_keys_never_expire_and_cache_keys_always_do(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
         await gateway.upsert("docs", pb.Document(id="a", text="a"))
@@ -220,7 +223,7 @@ async def test_index_keys_never_expire_and_cache_keys_always_do(redis8):
                 assert (client.ttl(key) == -1) == key.startswith(b"winnow:i:")
 
 
-async def test_a_graph_keeps_the_links_it_was_made_with(redis8):
+async def test_a_graph_keeps_the_links_it_was_made_with(redis8: RedisProcess) -> None:
     """Redis refuses a vector under another number of links than the first."""
     async with running(redis8.url) as gateway:
         await create(gateway, "now")

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 
 from tests.support.collections import CREATED, UNCHANGED, UPDATED, create, get, read, search
 from tests.support.gateway import running
-from tests.support.serving import failure, told
+from tests.support.redis import RedisProcess
+from tests.support.serving import failure, rich_status
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 
-async def test_upserts_are_idempotent(redis8):
+async def test_upserts_are_idempotent(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway, shards=2)
         documents = [pb.Document(id=f"d{n}", text=f"text {n}", metadata_json='{"v": 1}') for n in range(30)]
@@ -41,13 +43,13 @@ async def test_upserts_are_idempotent(redis8):
         assert (await get(gateway)).document_count == 31
 
 
-async def test_an_upsert_survives_the_gateway_and_is_resumed(redis8):
+async def test_an_upsert_survives_the_gateway_and_is_resumed(redis8: RedisProcess) -> None:
     documents = [pb.Document(id=f"d{n}", text=f"text {n}") for n in range(200)]
     acknowledged = []
     async with running(redis8.url, stream_window_tokens=200) as gateway:
         await create(gateway, shards=3)
 
-        async def requests():
+        async def requests() -> AsyncIterator[pb.UpsertDocumentsRequest]:
             for start in range(0, 200, 10):
                 yield pb.UpsertDocumentsRequest(
                     collection="" if start else "docs", documents=documents[start : start + 10]
@@ -69,7 +71,7 @@ async def test_an_upsert_survives_the_gateway_and_is_resumed(redis8):
         assert (await get(gateway)).document_count == 200
 
 
-async def test_the_same_id_twice_the_later_one_wins(redis8):
+async def test_the_same_id_twice_the_later_one_wins(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
         for round_ in range(10):
@@ -83,19 +85,19 @@ async def test_the_same_id_twice_the_later_one_wins(redis8):
         assert (await search(gateway, "docs")).hits[0].text == "round 9 text 4"
 
 
-async def test_the_later_one_wins_even_where_it_is_ready_first(redis8):
+async def test_the_later_one_wins_even_where_it_is_ready_first(redis8: RedisProcess) -> None:
     """The first text waits in the worker; the second is in the cache already."""
     async with running(redis8.url) as gateway:
         await create(gateway)
         await gateway.upsert("docs", pb.Document(id="other", text="cached text"))
-        gateway.embed_worker.gate = asyncio.Event()
+        gate = gateway.embed_worker.gate = asyncio.Event()
         gateway.embed_worker.waiting.clear()
 
-        async def requests():
+        async def requests() -> AsyncIterator[pb.UpsertDocumentsRequest]:
             yield pb.UpsertDocumentsRequest(collection="docs", documents=[pb.Document(id="x", text="slow text")])
             yield pb.UpsertDocumentsRequest(documents=[pb.Document(id="x", text="cached text")])
             await gateway.embed_worker.waiting.wait()
-            gateway.embed_worker.gate.set()
+            gate.set()
 
         results = [result async for response in gateway.retrieval.UpsertDocuments(requests())
                    for result in response.results]  # fmt: skip
@@ -104,7 +106,7 @@ async def test_the_later_one_wins_even_where_it_is_ready_first(redis8):
         assert got.document.text == "cached text"
 
 
-async def test_deletes_take_vector_text_and_attributes_along(redis8):
+async def test_deletes_take_vector_text_and_attributes_along(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway, shards=3)
         await gateway.upsert(
@@ -129,7 +131,7 @@ async def test_deletes_take_vector_text_and_attributes_along(redis8):
 IDS = ["a:b", "{tag}", "}{", "line\nbreak", "nul\x00byte", "*", " ", "é", "🜁", "x" * 512, "winnow:i:", "0", "-1", "NaN"]
 
 
-async def test_any_id_is_only_an_id(redis8):
+async def test_any_id_is_only_an_id(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway, shards=4)
         results = await gateway.upsert("docs", *(pb.Document(id=id_, text=f"text {n}") for n, id_ in enumerate(IDS)))
@@ -156,7 +158,9 @@ async def test_any_id_is_only_an_id(redis8):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_bad_document_fails_alone_and_nothing_of_it_is_written(redis8, field, document):
+async def test_a_bad_document_fails_alone_and_nothing_of_it_is_written(
+    redis8: RedisProcess, field: str, document: pb.Document
+) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
         results = await gateway.upsert("docs", pb.Document(id="a", text="before"), document,
@@ -173,7 +177,7 @@ async def test_a_bad_document_fails_alone_and_nothing_of_it_is_written(redis8, f
             assert client.execute_command("VCARD", key) == 2
 
 
-async def test_a_text_over_the_models_limit_is_cut_and_says_so(redis8):
+async def test_a_text_over_the_models_limit_is_cut_and_says_so(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
         document = pb.Document(id="long", text="word " * 200)
@@ -185,7 +189,7 @@ async def test_a_text_over_the_models_limit_is_cut_and_says_so(redis8):
         assert (await read(gateway, "long"))[0].document.text == "word " * 200  # the text itself is whole
 
 
-async def test_a_document_that_the_model_cannot_do_fails_alone(redis8):
+async def test_a_document_that_the_model_cannot_do_fails_alone(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
         results = await gateway.upsert("docs", pb.Document(id="a", text="fine"), pb.Document(id="b", text="NAN"))
@@ -193,11 +197,11 @@ async def test_a_document_that_the_model_cannot_do_fails_alone(redis8):
         assert (await get(gateway)).document_count == 1
 
 
-async def test_bad_streams(redis8):
+async def test_bad_streams(redis8: RedisProcess) -> None:
     async with running(redis8.url, max_items=3) as gateway:
         await create(gateway)
 
-        async def stream(*requests):
+        async def stream(*requests: pb.UpsertDocumentsRequest) -> AsyncIterator[pb.UpsertDocumentsRequest]:
             for request in requests:
                 yield request
 
@@ -213,24 +217,24 @@ async def test_bad_streams(redis8):
             with pytest.raises(grpc.aio.AioRpcError) as failed:
                 async for _ in gateway.retrieval.UpsertDocuments(stream(*requests)):
                     pass
-            assert told(failed.value).fields == [field]
+            assert rich_status(failed.value).fields == [field]
         assert [r async for r in gateway.retrieval.UpsertDocuments(stream())] == []
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway.upsert("nothing", one)
         assert failed.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_what_came_before_a_bad_message_is_stored_and_acknowledged(redis8):
+async def test_what_came_before_a_bad_message_is_stored_and_acknowledged(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
 
-        async def requests():
+        async def requests() -> AsyncIterator[pb.UpsertDocumentsRequest]:
             yield pb.UpsertDocumentsRequest(collection="docs", documents=[pb.Document(id="a", text="a")])
             yield pb.UpsertDocumentsRequest(collection="docs", documents=[pb.Document(id="b", text="b")])
 
-        results = []
+        results: list[pb.UpsertResult] = []
 
-        async def listen():
+        async def listen() -> None:
             async for response in gateway.retrieval.UpsertDocuments(requests()):
                 results.extend(response.results)
 
@@ -239,15 +243,15 @@ async def test_what_came_before_a_bad_message_is_stored_and_acknowledged(redis8)
         assert (await get(gateway)).document_count == 1
 
 
-async def test_a_collection_removed_during_an_upsert(redis8):
+async def test_a_collection_removed_during_an_upsert(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await create(gateway)
-        gateway.embed_worker.gate = asyncio.Event()
+        gate = gateway.embed_worker.gate = asyncio.Event()
         gateway.embed_worker.waiting.clear()
         upsert = asyncio.create_task(gateway.upsert("docs", pb.Document(id="a", text="a")))
         await gateway.embed_worker.waiting.wait()
         await gateway.retrieval.DeleteCollection(pb.DeleteCollectionRequest(name="docs"))
-        gateway.embed_worker.gate.set()
+        gate.set()
         [result] = await upsert
         assert result.error.code == 5
         with redis8.client() as client:  # nothing was left behind

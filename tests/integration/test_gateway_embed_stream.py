@@ -1,15 +1,17 @@
 """EmbedStream through the gateway: every item is answered, and a fast sender is slowed."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from tests.support.gateway import running
+from tests.support.redis import RedisProcess
 from tests.support.vectors import request
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 
 
-async def test_embed_stream(redis8):
-    async def stream():
+async def test_embed_stream(redis8: RedisProcess) -> None:
+    async def stream() -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
         yield embed_pb2.EmbedStreamRequest(
             options=embed_pb2.EmbedOptions(dimensions=32, encoding=embed_pb2.ENCODING_FLOAT16)
         )
@@ -27,10 +29,10 @@ async def test_embed_stream(redis8):
         assert all(call.priority == common_pb2.PRIORITY_BULK for call in gateway.embed_worker.requests)
 
 
-async def test_embed_stream_is_slowed_not_refused(redis8):
+async def test_embed_stream_is_slowed_not_refused(redis8: RedisProcess) -> None:
     read = 0
 
-    async def stream():
+    async def stream() -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
         nonlocal read
         for number in range(200):
             read += 1

@@ -1,11 +1,15 @@
 """Bad input to the gateway: the right code, the right field, and no neighbour's answer changed."""
 
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
 import grpc
 import pytest
 
 from services.runtime.errors import InvalidField
 from tests.support.gateway import running
-from tests.support.serving import told
+from tests.support.redis import RedisProcess
+from tests.support.serving import rich_status
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
@@ -14,12 +18,12 @@ from winnow.retrieval.v1 import retrieval_pb2 as pb
 QUERY = embed_pb2.INPUT_TYPE_QUERY
 
 
-async def refused(call) -> list[str]:
+async def refused(call: Awaitable[object]) -> list[str]:
     """The fields that an INVALID_ARGUMENT names."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    return told(failed.value).fields
+    return rich_status(failed.value).fields
 
 
 EMBED = [
@@ -44,7 +48,7 @@ EMBED = [
 
 
 @pytest.mark.parametrize(("wrong", "field"), EMBED, ids=lambda value: value if isinstance(value, str) else "")
-async def test_embed(wrong, field):
+async def test_embed(wrong: dict[str, Any], field: str) -> None:
     async with running() as gateway:
         request = embed_pb2.EmbedRequest(**{"texts": ["x"], **wrong})
         assert await refused(gateway.embed.Embed(request)) == [field]
@@ -52,11 +56,11 @@ async def test_embed(wrong, field):
 
 
 @pytest.mark.parametrize(("wrong", "field"), EMBED[3:], ids=lambda value: value if isinstance(value, str) else "")
-async def test_embed_stream_options(wrong, field):
-    async def stream():
+async def test_embed_stream_options(wrong: dict[str, Any], field: str) -> None:
+    async def stream() -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
         yield embed_pb2.EmbedStreamRequest(options=embed_pb2.EmbedOptions(**wrong))
 
-    async def call():
+    async def call() -> None:
         async for _ in gateway.embed.EmbedStream(stream()):
             pass
 
@@ -64,12 +68,12 @@ async def test_embed_stream_options(wrong, field):
         assert await refused(call()) == [f"options.{field}"]
 
 
-async def test_embed_stream_items():
-    async def stream(*requests):
+async def test_embed_stream_items() -> None:
+    async def stream(*requests: embed_pb2.EmbedStreamRequest) -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
         for request in requests:
             yield request
 
-    async def call(*requests):
+    async def call(*requests: embed_pb2.EmbedStreamRequest) -> list[embed_pb2.EmbedStreamResult]:
         return [r async for response in gateway.embed.EmbedStream(stream(*requests)) for r in response.results]
 
     async with running(max_items=3, max_text_bytes=10) as gateway:
@@ -87,7 +91,7 @@ async def test_embed_stream_items():
         assert await call(embed_pb2.EmbedStreamRequest()) == []
 
 
-async def test_a_text_over_the_limit_fails_alone():
+async def test_a_text_over_the_limit_fails_alone() -> None:
     async with running(max_text_bytes=10) as gateway:
         results = (await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["a", "é" * 6, "b"]))).results
         assert [result.WhichOneof("outcome") for result in results] == ["embedding", "error", "embedding"]
@@ -119,7 +123,7 @@ async def test_a_text_over_the_limit_fails_alone():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_rerank(wrong, field):
+async def test_rerank(wrong: dict[str, Any], field: str) -> None:
     async with running() as gateway:
         request = rerank_pb2.RerankRequest(**{"query": "q", "documents": ["x"], **wrong})
         assert await refused(gateway.rerank.Rerank(request)) == [field]
@@ -163,7 +167,7 @@ INLINE = pb.InlineDocuments(documents=[pb.Document(text="x")])
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-async def test_search(wrong, field):
+async def test_search(wrong: dict[str, Any], field: str) -> None:
     async with running() as gateway:
         fields = {"query": "q", "documents": INLINE, **wrong}
         request = pb.SearchRequest(**{name: value for name, value in fields.items() if value is not None})
@@ -171,15 +175,15 @@ async def test_search(wrong, field):
         assert not gateway.embed_worker.requests
 
 
-async def test_every_wrong_field_is_told_at_once():
+async def test_every_wrong_field_is_told_at_once() -> None:
     async with running() as gateway:
-        request = embed_pb2.EmbedRequest(texts=[], input_type=9, dimensions=1, priority=9)
+        request = embed_pb2.EmbedRequest(texts=[], input_type=9, dimensions=1, priority=9)  # type: ignore[arg-type]
         assert await refused(gateway.embed.Embed(request)) == ["texts", "input_type", "dimensions", "priority"]
 
 
-async def test_documents_and_ids_of_other_calls(redis8):
+async def test_documents_and_ids_of_other_calls(redis8: RedisProcess) -> None:
     async with running(redis8.url, max_items=3) as gateway:
-        stub = gateway.retrieval
+        stub: Any = gateway.retrieval
         await stub.CreateCollection(pb.CreateCollectionRequest(name="docs"))
         for call in (stub.GetDocuments, stub.DeleteDocuments):
             request = pb.GetDocumentsRequest if call is stub.GetDocuments else pb.DeleteDocumentsRequest
@@ -189,7 +193,7 @@ async def test_documents_and_ids_of_other_calls(redis8):
             assert await refused(call(request(collection="docs", ids=["x" * 513]))) == ["ids[0]"]
 
 
-async def test_the_workers_word_on_a_query_that_is_too_long_reaches_the_caller():
+async def test_the_workers_word_on_a_query_that_is_too_long_reaches_the_caller() -> None:
     """The reranker alone knows how many tokens a query has."""
     async with running() as gateway:
         gateway.rerank_worker.problem = InvalidField("query", "leaves no room for a document")
@@ -198,11 +202,12 @@ async def test_the_workers_word_on_a_query_that_is_too_long_reaches_the_caller()
         assert await refused(gateway.retrieval.Search(pb.SearchRequest(query="long", documents=INLINE))) == ["query"]
 
 
-async def test_lone_surrogates_never_get_in():
+async def test_lone_surrogates_never_get_in() -> None:
     with pytest.raises((UnicodeEncodeError, ValueError)):
         embed_pb2.EmbedRequest(texts=["\ud800"]).SerializeToString()
     raw = b"\x0a\x03\xed\xa0\x80"  # the same, written by hand
     async with running() as gateway:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         call = gateway.served.channel.unary_unary("/winnow.embed.v1.EmbedService/Embed")
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call(raw)
@@ -211,14 +216,14 @@ async def test_lone_surrogates_never_get_in():
         assert response.results[0].tokens == 4
 
 
-async def test_a_message_over_the_limit(redis8):
+async def test_a_message_over_the_limit(redis8: RedisProcess) -> None:
     async with running(max_message_bytes=1 << 16) as gateway:
         fields = await refused(gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["x" * 70_000])))
         assert fields
         assert (await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["x"]))).results
 
 
-async def test_defaults_mean_what_the_contract_says():
+async def test_defaults_mean_what_the_contract_says() -> None:
     async with running() as gateway:
         await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["x"]))
         request = gateway.embed_worker.requests[-1]

@@ -6,7 +6,8 @@ import grpc
 import pytest
 
 from tests.support.collections import CREATED, UNCHANGED, UPDATED, create, get, read, search
-from tests.support.gateway import running
+from tests.support.gateway import Running, running
+from tests.support.redis import RedisProcess
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 IDS = [str(number) for number in range(12)]
@@ -15,12 +16,12 @@ SUBSETS = ["".join(parts) for parts in chain.from_iterable(combinations("cvth", 
 DATA_LOSS = grpc.StatusCode.DATA_LOSS.value[0]
 
 
-async def fill(gateway) -> None:
+async def fill(gateway: Running) -> None:
     await create(gateway, shards=2)
     assert {result.outcome for result in await gateway.upsert("docs", *DOCUMENTS)} == {CREATED}
 
 
-async def whole(gateway) -> bool:
+async def whole(gateway: Running) -> bool:
     """Whether everything is there and nothing is missed."""
     found = await search(gateway, "docs", candidates=50, top_n=50)
     got = await read(gateway, *IDS)
@@ -42,7 +43,7 @@ def reasons(found: pb.SearchResponse) -> list[str]:
 
 @pytest.mark.parametrize("how", ["gone", "string", "list"])
 @pytest.mark.parametrize("parts", SUBSETS)
-async def test_lost_keys_are_noticed_and_mended(redis8, parts, how):
+async def test_lost_keys_are_noticed_and_mended(redis8: RedisProcess, parts: str, how: str) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         assert await whole(gateway)
@@ -72,7 +73,7 @@ async def test_lost_keys_are_noticed_and_mended(redis8, parts, how):
 
 
 @pytest.mark.parametrize("part", ["v", "t", "h"])
-async def test_a_lost_part_of_one_document_is_noticed_and_mended(redis8, part):
+async def test_a_lost_part_of_one_document_is_noticed_and_mended(redis8: RedisProcess, part: str) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         with redis8.client() as client:
@@ -92,7 +93,7 @@ async def test_a_lost_part_of_one_document_is_noticed_and_mended(redis8, part):
 @pytest.mark.parametrize(
     "value", [b"", b"an old text", b"\xff\x01", b"\xff\x01\xff\xff\xff\xffx", b"\xff\x02\0\0\0\0x"]
 )
-async def test_a_foreign_value_is_never_misread(redis8, value):
+async def test_a_foreign_value_is_never_misread(redis8: RedisProcess, value: bytes) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         with redis8.client() as client:
@@ -108,7 +109,7 @@ async def test_a_foreign_value_is_never_misread(redis8, value):
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"\x01\x00" + bytes(32), b"\x03" + bytes(46)])
-async def test_a_foreign_record_is_written_again(redis8, value):
+async def test_a_foreign_record_is_written_again(redis8: RedisProcess, value: bytes) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         with redis8.client() as client:
@@ -122,7 +123,7 @@ async def test_a_foreign_record_is_written_again(redis8, value):
 
 
 @pytest.mark.parametrize("parts", SUBSETS)
-async def test_lost_documents_can_be_deleted(redis8, parts):
+async def test_lost_documents_can_be_deleted(redis8: RedisProcess, parts: str) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         with redis8.client() as client:
@@ -137,7 +138,7 @@ async def test_lost_documents_can_be_deleted(redis8, parts):
         assert await whole(gateway)
 
 
-async def test_what_was_never_there_is_not_lost(redis8):
+async def test_what_was_never_there_is_not_lost(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         [got] = await read(gateway, "nothing")
@@ -147,7 +148,7 @@ async def test_what_was_never_there_is_not_lost(redis8):
         assert await whole(gateway)
 
 
-async def test_a_collection_of_the_layout_before_is_written_again(redis8):
+async def test_a_collection_of_the_layout_before_is_written_again(redis8: RedisProcess) -> None:
     """Marker a string, texts and metadata apart, shorter records."""
     async with running(redis8.url) as gateway:
         await fill(gateway)

@@ -1,24 +1,26 @@
 """The gateway in front of real workers (tiny checkpoints): what they say is what it says."""
 
 import math
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
 from services.api.vectors import decode
 from tests.support.gateway import Running, running
-from tests.support.tiny import Tiny, embedding, reranking, tiny
+from tests.support.redis import RedisProcess
+from tests.support.tiny import Tiny, embedding, reranking
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2 as pb
-
-__all__ = ["tiny"]
 
 TEXTS = ["the capital of China is Beijing", "gravity", "", "<|im_end|> stays text", "two bodies attract " * 100]
 
 
 @pytest.fixture
-async def real(tiny: Tiny, redis8):
+async def real(
+    tiny: Tiny, redis8: RedisProcess
+) -> AsyncIterator[tuple[Running, "embed_pb2_grpc.EmbedServiceAsyncStub", "rerank_pb2_grpc.RerankServiceAsyncStub"]]:
     """Gateway, and stubs of both workers behind it."""
     async with (
         embedding(tiny) as embed,
@@ -32,10 +34,11 @@ async def real(tiny: Tiny, redis8):
         )
 
 
-async def test_a_vector_is_the_same_alone_in_a_batch_and_from_the_cache(real):
+async def test_a_vector_is_the_same_alone_in_a_batch_and_from_the_cache(
+    real: tuple[Running, "embed_pb2_grpc.EmbedServiceAsyncStub", "rerank_pb2_grpc.RerankServiceAsyncStub"],
+) -> None:
     gateway, worker, _ = real
-    gateway: Running
-    for input_type in (1, 2, 3):
+    for input_type in (embed_pb2.INPUT_TYPE_DOCUMENT, embed_pb2.INPUT_TYPE_QUERY, embed_pb2.INPUT_TYPE_SYMMETRIC):
         whole = await worker.Embed(embed_pb2.EmbedRequest(texts=TEXTS, input_type=input_type))
         alone = [
             (await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[text], input_type=input_type))).results[0]
@@ -54,7 +57,9 @@ async def test_a_vector_is_the_same_alone_in_a_batch_and_from_the_cache(real):
         assert cached.results[-1].truncated
 
 
-async def test_scores_are_the_workers(real):
+async def test_scores_are_the_workers(
+    real: tuple[Running, "embed_pb2_grpc.EmbedServiceAsyncStub", "rerank_pb2_grpc.RerankServiceAsyncStub"],
+) -> None:
     gateway, _, worker = real
     request = rerank_pb2.RerankRequest(query="what is gravity", documents=TEXTS)
     direct = await worker.Rerank(request)
@@ -68,7 +73,9 @@ async def test_scores_are_the_workers(real):
         assert served.usage.input_tokens == direct.usage.input_tokens
 
 
-async def test_search_over_a_collection_and_inline_agree(real):
+async def test_search_over_a_collection_and_inline_agree(
+    real: tuple[Running, "embed_pb2_grpc.EmbedServiceAsyncStub", "rerank_pb2_grpc.RerankServiceAsyncStub"],
+) -> None:
     gateway, _, _ = real
     stub = gateway.retrieval
     await stub.CreateCollection(pb.CreateCollectionRequest(name="docs", quantization=pb.QUANTIZATION_NONE))

@@ -7,7 +7,8 @@ import pytest
 
 from services.api.vectors import decode
 from tests.support.collections import create, search
-from tests.support.gateway import flushed, running
+from tests.support.gateway import Running, flushed, running
+from tests.support.redis import RedisProcess
 from tests.support.serving import failure
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2
@@ -44,13 +45,15 @@ class Zeros(EmbedWorker):
         return row
 
 
-async def embed(gateway, width: int, encoding=embed_pb2.ENCODING_FLOAT32) -> list[embed_pb2.EmbedResult]:
+async def embed(
+    gateway: Running, width: int, encoding: embed_pb2.Encoding = embed_pb2.ENCODING_FLOAT32
+) -> list[embed_pb2.EmbedResult]:
     request = embed_pb2.EmbedRequest(texts=TEXTS, dimensions=width, encoding=encoding)
     return list((await gateway.embed.Embed(request)).results)
 
 
 @pytest.mark.parametrize("large", [0, 31, 32, 95])
-async def test_every_width_is_the_true_one_and_hits_equal_misses(redis8, large):
+async def test_every_width_is_the_true_one_and_hits_equal_misses(redis8: RedisProcess, large: int) -> None:
     worker = Lopsided(large)
     async with running(redis8.url, embed=worker) as gateway:
         computed = await embed(gateway, 32)
@@ -73,7 +76,7 @@ async def test_every_width_is_the_true_one_and_hits_equal_misses(redis8, large):
 
 @pytest.mark.parametrize("oversample", [1, 2])
 @pytest.mark.parametrize("large", [0, 95])
-async def test_collections_hold_and_score_the_true_vectors(redis8, large, oversample):
+async def test_collections_hold_and_score_the_true_vectors(redis8: RedisProcess, large: int, oversample: int) -> None:
     worker = Lopsided(large)
     width = 96 if oversample > 1 else 32  # cached vectors re-score in full width
     async with running(redis8.url, embed=worker, index_oversample=oversample) as gateway:
@@ -87,7 +90,7 @@ async def test_collections_hold_and_score_the_true_vectors(redis8, large, oversa
         assert hit.retrieval_score == pytest.approx(true, abs=1e-3)
 
 
-async def test_a_vector_without_a_direction_is_an_error(redis8):
+async def test_a_vector_without_a_direction_is_an_error(redis8: RedisProcess) -> None:
     async with running(redis8.url, embed=Zeros()) as gateway:
         answer = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["zeros", "zeros up to 40"], dimensions=96))
         assert [result.WhichOneof("outcome") for result in answer.results] == ["error"] * 2

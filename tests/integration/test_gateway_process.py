@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def start(tmp_path):
-    processes = []
+def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    processes: list[Process] = []
 
     def started(**variables: str) -> Process:
         environment = {
@@ -48,7 +50,7 @@ def start(tmp_path):
         process.stop()
 
 
-async def test_it_serves_without_workers_and_redis_and_ends_in_order(start):
+async def test_it_serves_without_workers_and_redis_and_ends_in_order(start: Callable[..., Any]) -> None:
     process = start(GATEWAY_REDIS_URL="redis://user:secret@127.0.0.1:1")
     address = await asyncio.to_thread(process.address)
     await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
@@ -63,7 +65,7 @@ async def test_it_serves_without_workers_and_redis_and_ends_in_order(start):
     assert await asyncio.to_thread(process.join) == 0
 
 
-async def test_sigterm_loses_no_accepted_call(start):
+async def test_sigterm_loses_no_accepted_call(start: Callable[..., Any]) -> None:
     worker = EmbedWorker()
     worker.gate = asyncio.Event()
     async with serving(worker) as worker_at:
@@ -82,7 +84,7 @@ async def test_sigterm_loses_no_accepted_call(start):
         assert await asyncio.to_thread(process.join) == 0
 
 
-async def test_a_token_from_a_file_that_ends_in_a_line_feed(start, tmp_path):
+async def test_a_token_from_a_file_that_ends_in_a_line_feed(start: Callable[..., Any], tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("gateway secret\n")
     async with serving(EmbedWorker(), PlainSettings(auth_tokens_file=tokens)) as worker_at:
@@ -108,7 +110,9 @@ async def test_a_token_from_a_file_that_ends_in_a_line_feed(start, tmp_path):
         ("GATEWAY_RERANK_TARGET", "https://host:50052", "gRPC target"),
     ],
 )
-def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
+def test_a_wrong_setting_stops_the_start_in_one_line(
+    start: Callable[..., Any], name: str, value: str, said: str
+) -> None:
     process = start(**{name: value})
     with pytest.raises(StartError, match="status 2"):
         process.address()
@@ -118,7 +122,9 @@ def test_a_wrong_setting_stops_the_start_in_one_line(start, name, value, said):
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "No such file"), (b"", "no certificate in PEM")])
-def test_a_ca_that_is_none_stops_the_start_in_one_line(start, tmp_path, content, said):
+def test_a_ca_that_is_none_stops_the_start_in_one_line(
+    start: Callable[..., Any], tmp_path: Path, content: bytes | None, said: str
+) -> None:
     authority = tmp_path / "ca.crt"
     if content is not None:
         authority.write_bytes(content)
@@ -130,13 +136,13 @@ def test_a_ca_that_is_none_stops_the_start_in_one_line(start, tmp_path, content,
     assert "Traceback" not in process.tail()
 
 
-def test_blank_settings_are_absent_ones(start):
+def test_blank_settings_are_absent_ones(start: Callable[..., Any]) -> None:
     process = start(GATEWAY_REDIS_URL="", GATEWAY_RETRIEVAL_WEIGHT="", GATEWAY_CACHE_URL="")
     process.wait_for("no cache in Redis")
     process.wait_for("no collections")
 
 
-def test_it_imports_neither_torch_nor_the_engine():
+def test_it_imports_neither_torch_nor_the_engine() -> None:
     program = """
 import sys, gateway.__main__
 print([name for name in sys.modules if name.split(".")[0] in {"torch", "transformers", "tokenizers"}
@@ -148,7 +154,7 @@ print([name for name in sys.modules if name.split(".")[0] in {"torch", "transfor
     assert said.stdout.strip() == "[]"
 
 
-def test_silent_connections_to_the_metrics_port_cost_no_threads(start):
+def test_silent_connections_to_the_metrics_port_cost_no_threads(start: Callable[..., Any]) -> None:
     process = start()
     process.wait_for(r"\bserving winnow\.")
     host, port = process.metrics_address().rsplit(":", 1)
@@ -168,7 +174,7 @@ def test_silent_connections_to_the_metrics_port_cost_no_threads(start):
 
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
-async def test_it_ends_at_once_where_nothing_was_accepted(start, scheme):
+async def test_it_ends_at_once_where_nothing_was_accepted(start: Callable[..., Any], scheme: str) -> None:
     """Whatever it waits for itself: a Redis or a worker that accepts connections and never answers."""
     async with silent_server() as silent:
         process = start(
@@ -191,7 +197,7 @@ async def test_it_ends_at_once_where_nothing_was_accepted(start, scheme):
         assert time.monotonic() - began < 5
 
 
-async def test_the_log_does_not_quote_a_callers_headers(start):
+async def test_the_log_does_not_quote_a_callers_headers(start: Callable[..., Any]) -> None:
     process = start()
     address = await asyncio.to_thread(process.address)
     await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")

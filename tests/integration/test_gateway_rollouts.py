@@ -4,14 +4,15 @@ import grpc
 import pytest
 
 from tests.support.gateway import flushed, running
-from tests.support.serving import told
+from tests.support.redis import RedisProcess
+from tests.support.serving import rich_status
 from tests.support.vectors import request
 from tests.support.workers import RerankWorker
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
 
 
-async def test_get_model_tells_the_workers_model_and_the_gateways_limits(redis8):
+async def test_get_model_tells_the_workers_model_and_the_gateways_limits(redis8: RedisProcess) -> None:
     async with running(redis8.url, max_items=7) as gateway:
         model = await gateway.embed.GetModel(embed_pb2.GetModelRequest())
         assert (model.model.fingerprint, model.dimensions, model.limits.max_items) == ("embed-1", 96, 7)
@@ -19,10 +20,10 @@ async def test_get_model_tells_the_workers_model_and_the_gateways_limits(redis8)
         assert (reranker.model.fingerprint, reranker.limits.max_items) == ("rerank-1", 7)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway.embed.Embed(request(["x"] * 8))
-        assert told(failed.value).fields == ["texts"]
+        assert rich_status(failed.value).fields == ["texts"]
 
 
-async def test_a_rollout_never_mixes_models(redis8):
+async def test_a_rollout_never_mixes_models(redis8: RedisProcess) -> None:
     """The worker behind the address changes its model while half of a list is cached."""
     async with running(redis8.url) as gateway:
         await gateway.embed.Embed(request(["a", "b"]))
@@ -43,7 +44,7 @@ async def test_a_rollout_never_mixes_models(redis8):
         assert (keys.count(b"embed-1"), keys.count(b"embed-2")) == (3, 3)
 
 
-async def test_scores_follow_a_rollout(redis8):
+async def test_scores_follow_a_rollout(redis8: RedisProcess) -> None:
     async with running(redis8.url, rerank=RerankWorker("rerank-1")) as gateway:
         await gateway.rerank.Rerank(rerank_pb2.RerankRequest(query="a", documents=["a", "b"]))
         gateway.rerank_worker.fingerprint = "rerank-2"

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -10,25 +12,27 @@ import pytest
 
 from services.api.vectors import decode
 from services.runtime.errors import DeadlineTooShort, Problem, ReplicaFull
-from tests.support.gateway import running
-from tests.support.serving import failure, told
+from tests.support.gateway import Running, running
+from tests.support.redis import RedisProcess
+from tests.support.serving import failure, rich_status
 from tests.support.workers import EmbedWorker, RerankWorker
 from winnow.embed.v1 import embed_pb2
+from winnow.rerank.v1 import rerank_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
 FRUIT = ["red apple", "green pear", "yellow banana", "red cherry", "blue sky over an apple tree"]
 
 
-def inline(query="red apple", texts=FRUIT, **options) -> pb.SearchRequest:
+def inline(query: str = "red apple", texts: list[str] = FRUIT, **options: Any) -> pb.SearchRequest:
     documents = [pb.Document(text=text, metadata_json=json.dumps({"n": n})) for n, text in enumerate(texts)]
     return pb.SearchRequest(query=query, documents=pb.InlineDocuments(documents=documents), **options)
 
 
-def stored(query="red apple", name="fruit", filter="", **options) -> pb.SearchRequest:
+def stored(query: str = "red apple", name: str = "fruit", filter: str = "", **options: Any) -> pb.SearchRequest:
     return pb.SearchRequest(query=query, collection=pb.CollectionSource(name=name, filter=filter), **options)
 
 
-async def fill(gateway, name="fruit", texts=FRUIT, **options):
+async def fill(gateway: Running, name: str = "fruit", texts: list[str] = FRUIT, **options: Any) -> None:
     await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name=name, **options))
     results = await gateway.upsert(
         name, *(pb.Document(id=f"d{n}", text=text, metadata_json=json.dumps({"n": n})) for n, text in enumerate(texts))
@@ -36,13 +40,15 @@ async def fill(gateway, name="fruit", texts=FRUIT, **options):
     assert all(result.outcome == pb.UPSERT_OUTCOME_CREATED for result in results)
 
 
-async def test_inline_scores_are_cosines_and_probabilities():
+async def test_inline_scores_are_cosines_and_probabilities() -> None:
     async with running() as gateway:
         found = await gateway.retrieval.Search(inline(top_n=3))
         assert not found.degraded
         assert len(found.hits) == 3
         assert found.hits[0].text == "red apple"
-        query = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["red apple"], input_type=2))
+        query = await gateway.embed.Embed(
+            embed_pb2.EmbedRequest(texts=["red apple"], input_type=embed_pb2.INPUT_TYPE_QUERY)
+        )
         documents = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=FRUIT))
         vector = decode(query.results[0].embedding)
         cosines = [float(vector @ decode(result.embedding)) for result in documents.results]
@@ -60,7 +66,7 @@ async def test_inline_scores_are_cosines_and_probabilities():
         assert found.timings.rerank_ms > 0
 
 
-async def test_inline_needs_no_redis_and_the_second_time_no_worker():
+async def test_inline_needs_no_redis_and_the_second_time_no_worker() -> None:
     async with running() as gateway:
         first = await gateway.retrieval.Search(inline())
         await gateway.stop_workers()
@@ -69,7 +75,7 @@ async def test_inline_needs_no_redis_and_the_second_time_no_worker():
         assert (second.embed_usage.cache_hits, second.rerank_usage.cache_hits) == (6, 5)
 
 
-async def test_collection_end_to_end(redis8):
+async def test_collection_end_to_end(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         found = await gateway.retrieval.Search(stored(top_n=2))
@@ -86,7 +92,7 @@ async def test_collection_end_to_end(redis8):
         assert [hit.score for hit in bare.hits] == [hit.retrieval_score for hit in bare.hits]
 
 
-async def test_the_instruction_reaches_both_stages(redis8):
+async def test_the_instruction_reaches_both_stages(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         await gateway.retrieval.Search(stored(instruction="Find fruit of this colour"))
@@ -94,7 +100,7 @@ async def test_the_instruction_reaches_both_stages(redis8):
         assert gateway.rerank_worker.requests[-1].instruction == "Find fruit of this colour"
 
 
-async def test_candidates_bound_what_is_reranked(redis8):
+async def test_candidates_bound_what_is_reranked(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         for request in (stored(candidates=2), inline(candidates=2)):
@@ -103,7 +109,7 @@ async def test_candidates_bound_what_is_reranked(redis8):
 
 
 @pytest.mark.parametrize("source", [inline, stored])
-async def test_rerank_down_is_degraded_or_unavailable(redis8, source):
+async def test_rerank_down_is_degraded_or_unavailable(redis8: RedisProcess, source: Callable[..., Any]) -> None:
     async with running(redis8.url, no_rerank=True) as gateway:
         await fill(gateway)
         found = await gateway.retrieval.Search(source())
@@ -114,7 +120,7 @@ async def test_rerank_down_is_degraded_or_unavailable(redis8, source):
         assert found.hits[0].score == found.hits[0].retrieval_score
         error = await failure(gateway.retrieval.Search(source(rerank=pb.RERANK_POLICY_REQUIRED)))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert told(error).reason == "UPSTREAM_UNAVAILABLE"
+        assert rich_status(error).reason == "UPSTREAM_UNAVAILABLE"
         assert not (await gateway.retrieval.Search(source(rerank=pb.RERANK_POLICY_SKIP))).degraded
 
 
@@ -126,7 +132,7 @@ async def test_rerank_down_is_degraded_or_unavailable(redis8, source):
         (Problem("broken"), "RERANK_UNAVAILABLE", grpc.StatusCode.INTERNAL),
     ],
 )
-async def test_why_rerank_failed(problem, reason, code):
+async def test_why_rerank_failed(problem: Problem, reason: str, code: grpc.StatusCode) -> None:
     async with running() as gateway:
         gateway.rerank_worker.problem = problem
         found = await gateway.retrieval.Search(inline())
@@ -135,7 +141,7 @@ async def test_why_rerank_failed(problem, reason, code):
         assert error.code() is code
 
 
-async def test_rerank_that_hangs_is_cut_off_within_the_deadline():
+async def test_rerank_that_hangs_is_cut_off_within_the_deadline() -> None:
     async with running() as gateway:
         await gateway.retrieval.Search(inline(rerank=pb.RERANK_POLICY_SKIP))
         gateway.rerank_worker.gate = asyncio.Event()
@@ -148,7 +154,7 @@ async def test_rerank_that_hangs_is_cut_off_within_the_deadline():
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_embed_down_is_unavailable_within_the_deadline(redis8):
+async def test_embed_down_is_unavailable_within_the_deadline(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         await gateway.stop_workers()
@@ -158,7 +164,7 @@ async def test_embed_down_is_unavailable_within_the_deadline(redis8):
         assert time.monotonic() - began < 5
 
 
-async def test_embed_down_with_inline_documents_they_are_reranked_all_the_same():
+async def test_embed_down_with_inline_documents_they_are_reranked_all_the_same() -> None:
     async with running(no_embed=True) as gateway:
         found = await gateway.retrieval.Search(inline())
         assert [(one.stage, one.reason) for one in found.degradations] == [(pb.STAGE_EMBED, "EMBED_UNAVAILABLE")]
@@ -171,7 +177,7 @@ async def test_embed_down_with_inline_documents_they_are_reranked_all_the_same()
         assert (await failure(gateway.retrieval.Search(inline()))).code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_embed_that_hangs_leaves_time_to_rerank():
+async def test_embed_that_hangs_leaves_time_to_rerank() -> None:
     async with running() as gateway:
         await gateway.embed.GetModel(embed_pb2.GetModelRequest())
         gateway.embed_worker.gate = asyncio.Event()
@@ -180,17 +186,21 @@ async def test_embed_that_hangs_leaves_time_to_rerank():
         assert found.hits[0].text == "red apple"
 
 
-async def test_single_bad_documents_cost_only_themselves():
+async def test_single_bad_documents_cost_only_themselves() -> None:
     async with running() as gateway:
         found = await gateway.retrieval.Search(inline("red apple", [*FRUIT, "NAN apple"]))
         assert [one.reason for one in found.degradations] == ["EMBED_PARTIAL"]
         assert len(found.hits) == 5
-        gateway.embed_worker.vector = EmbedWorker.vector.__get__(gateway.embed_worker)
+        gateway.embed_worker.vector = EmbedWorker.vector.__get__(gateway.embed_worker)  # type: ignore[method-assign]
     rerank_only_bad = RerankWorker()
     async with running(rerank=rerank_only_bad) as gateway:
         plain = await gateway.retrieval.Search(inline())
 
-        async def partly(request, context, honest=rerank_only_bad.Rerank):
+        async def partly(
+            request: rerank_pb2.RerankRequest,
+            context: grpc.aio.ServicerContext[Any, Any],
+            honest: Callable[..., Awaitable[rerank_pb2.RerankResponse]] = rerank_only_bad.Rerank,
+        ) -> rerank_pb2.RerankResponse:
             answer = await honest(request, context)
             bad = [result for result in answer.results if result.index == 0]
             for result in bad:
@@ -198,7 +208,7 @@ async def test_single_bad_documents_cost_only_themselves():
                 answer.errors.add(index=0).error.code = 13
             return answer
 
-        rerank_only_bad.Rerank = partly
+        rerank_only_bad.Rerank = partly  # type: ignore[method-assign]
     async with running(rerank=rerank_only_bad) as gateway:
         found = await gateway.retrieval.Search(inline())
         assert [one.reason for one in found.degradations] == ["RERANK_PARTIAL"]
@@ -209,7 +219,7 @@ async def test_single_bad_documents_cost_only_themselves():
         assert error.code() is grpc.StatusCode.INTERNAL
 
 
-async def test_where_the_weight_comes_from():
+async def test_where_the_weight_comes_from() -> None:
     async with running(rerank=RerankWorker(weight=0.25)) as gateway:
         recommended = await gateway.retrieval.Search(inline())
         assert recommended.retrieval_weight == 0.25
@@ -223,7 +233,7 @@ async def test_where_the_weight_comes_from():
         assert (await gateway.retrieval.Search(inline())).retrieval_weight == 0
 
 
-async def test_min_score(redis8):
+async def test_min_score(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         found = await gateway.retrieval.Search(stored(min_score=0.5))
@@ -241,7 +251,7 @@ async def test_min_score(redis8):
         ('.n > 1 and not (.n == 2)', {"d3", "d4"}),
     ],
 )  # fmt: skip
-async def test_filters(redis8, filter_, ids):
+async def test_filters(redis8: RedisProcess, filter_: str, ids: set[str]) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway, shards=3)
         assert {hit.id for hit in (await gateway.retrieval.Search(stored(filter=filter_))).hits} == ids
@@ -249,7 +259,7 @@ async def test_filters(redis8, filter_, ids):
 
 @pytest.mark.parametrize("filled", [False, True])
 @pytest.mark.parametrize("bad", [".n >", "((", "n", ".n == 'x", "'"])
-async def test_a_filter_that_does_not_parse_names_the_field(redis8, bad, filled):
+async def test_a_filter_that_does_not_parse_names_the_field(redis8: RedisProcess, bad: str, filled: bool) -> None:
     async with running(redis8.url) as gateway:
         if filled:
             await fill(gateway)
@@ -257,7 +267,7 @@ async def test_a_filter_that_does_not_parse_names_the_field(redis8, bad, filled)
             await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="fruit"))
         error = await failure(gateway.retrieval.Search(stored(filter=bad)))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert told(error).fields == ["collection.filter"]
+        assert rich_status(error).fields == ["collection.filter"]
         assert gateway.embed_worker.texts == (FRUIT if filled else [])  # no model time was spent on it
 
 
@@ -267,7 +277,7 @@ async def test_a_filter_that_does_not_parse_names_the_field(redis8, bad, filled)
     ['.city == "München"', '.city == "M\\u00fcnchen"', ".größe == 2", '.["a.b"] in ["say \\"hi\\"", "other"]',
      '.path == "C:\\\\new\\nline"', ".ok == true"],
 )  # fmt: skip
-async def test_filters_on_any_text(redis8, filter_, ascii_):
+async def test_filters_on_any_text(redis8: RedisProcess, filter_: str, ascii_: bool) -> None:
     metadata = {"city": "München", "größe": 2, "a.b": 'say "hi"', "path": "C:\\new\nline", "ok": True}
     written = json.dumps(metadata, ensure_ascii=ascii_)
     async with running(redis8.url) as gateway:
@@ -280,7 +290,7 @@ async def test_filters_on_any_text(redis8, filter_, ascii_):
         assert (hit.id, hit.metadata_json) == ("it", written)
 
 
-async def test_a_bad_filter_is_told_in_its_own_words(redis8):
+async def test_a_bad_filter_is_told_in_its_own_words(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
         for filter_, says in (
@@ -291,19 +301,19 @@ async def test_a_bad_filter_is_told_in_its_own_words(redis8):
         ):
             error = await failure(gateway.retrieval.Search(stored(filter=filter_)))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert told(error).fields == ["collection.filter"]
-            assert says in error.details()
-            assert "_c3" not in error.details()
+            assert rich_status(error).fields == ["collection.filter"]
+            assert says in str(error.details())
+            assert "_c3" not in str(error.details())
 
 
 @pytest.mark.parametrize("quantization", [1, 2, 3])
 @pytest.mark.parametrize("dimensions", [32, 96])
-async def test_every_quantization_and_width(redis8, quantization, dimensions):
+async def test_every_quantization_and_width(redis8: RedisProcess, quantization: int, dimensions: int) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway, quantization=quantization, dimensions=dimensions, shards=2)
         found = await gateway.retrieval.Search(stored(rerank=pb.RERANK_POLICY_SKIP))
         query = await gateway.embed.Embed(
-            embed_pb2.EmbedRequest(texts=["red apple"], input_type=2, dimensions=dimensions)
+            embed_pb2.EmbedRequest(texts=["red apple"], input_type=embed_pb2.INPUT_TYPE_QUERY, dimensions=dimensions)
         )
         documents = await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=FRUIT, dimensions=dimensions))
         close = {1: 0.02, 2: 1e-4, 3: 0.6}[quantization]
@@ -313,10 +323,9 @@ async def test_every_quantization_and_width(redis8, quantization, dimensions):
         assert found.hits[0].id == "d0"
 
 
-async def test_oversampling_rescores_exactly_what_is_cached(redis8):
-    options = {"quantization": pb.QUANTIZATION_BINARY, "dimensions": 32}
+async def test_oversampling_rescores_exactly_what_is_cached(redis8: RedisProcess) -> None:
     async with running(redis8.url, index_oversample=3) as gateway:
-        await fill(gateway, **options)
+        await fill(gateway, quantization=pb.QUANTIZATION_BINARY, dimensions=32)
         found = await gateway.retrieval.Search(stored(rerank=pb.RERANK_POLICY_SKIP, candidates=2))
         exact = await gateway.retrieval.Search(inline(rerank=pb.RERANK_POLICY_SKIP, candidates=2))
         assert [hit.text for hit in found.hits] == [hit.text for hit in exact.hits]
@@ -330,7 +339,7 @@ async def test_oversampling_rescores_exactly_what_is_cached(redis8):
         assert len(gateway.embed_worker.texts) == 1 < computed  # the query alone
 
 
-async def test_many_shards_find_what_one_finds(redis8):
+async def test_many_shards_find_what_one_finds(redis8: RedisProcess) -> None:
     words = ["red", "green", "blue", "apple", "pear", "sky", "tree", "sea"]
     texts = [f"{a} {b} {c}" for a in words for b in words for c in words[:3]]
     async with running(redis8.url) as gateway:
@@ -347,31 +356,31 @@ async def test_many_shards_find_what_one_finds(redis8):
             assert len({hit.id for hit in one} ^ {hit.id for hit in many}) <= 2  # ties at the end
 
 
-async def test_a_collection_of_another_model_is_refused(redis8):
+async def test_a_collection_of_another_model_is_refused(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await fill(gateway)
     async with running(redis8.url, embed=EmbedWorker("embed-2")) as gateway:
         error = await failure(gateway.retrieval.Search(stored()))
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert told(error).reason == "MODEL_MISMATCH"
+        assert rich_status(error).reason == "MODEL_MISMATCH"
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await gateway.upsert("fruit", pb.Document(id="x", text="x"))
-        assert told(failed.value).reason == "MODEL_MISMATCH"
+        assert rich_status(failed.value).reason == "MODEL_MISMATCH"
 
 
-async def test_the_model_changes_under_a_running_gateway(redis8):
+async def test_the_model_changes_under_a_running_gateway(redis8: RedisProcess) -> None:
     """Old collections stay searchable while old workers answer; then new vectors never meet old ones."""
     async with running(redis8.url) as gateway:
         await fill(gateway)
         gateway.embed_worker.fingerprint = "embed-2"
         error = await failure(gateway.retrieval.Search(stored("a query that no cache has")))
-        assert told(error).reason == "MODEL_MISMATCH"
+        assert rich_status(error).reason == "MODEL_MISMATCH"
         await fill(gateway, "fruit-2")
         found = await gateway.retrieval.Search(stored("a query that no cache has", "fruit-2"))
         assert found.embed_model.fingerprint == "embed-2"
 
 
-async def test_an_empty_collection_gives_no_hits(redis8):
+async def test_an_empty_collection_gives_no_hits(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="fruit"))
         found = await gateway.retrieval.Search(stored())
@@ -380,8 +389,8 @@ async def test_an_empty_collection_gives_no_hits(redis8):
         assert not gateway.rerank_worker.requests
 
 
-async def test_unknown_collection(redis8):
+async def test_unknown_collection(redis8: RedisProcess) -> None:
     async with running(redis8.url) as gateway:
         error = await failure(gateway.retrieval.Search(stored(name="nothing")))
         assert error.code() is grpc.StatusCode.NOT_FOUND
-        assert "nothing" in told(error).status.message
+        assert "nothing" in rich_status(error).status.message

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.gateway import NOWHERE, flushed, running
+from tests.support.redis import RedisProcess
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
@@ -27,20 +28,22 @@ class Observed:
         tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.telemetry = Telemetry(tracers, MeterProvider([self.reader]))
 
-    def counts(self, instrument: names.Instrument) -> Counter:
+    def counts(self, instrument: names.Instrument) -> Counter[tuple[str, ...]]:
         """Sums by the values of the attributes."""
-        found: Counter = Counter()
+        found: Counter[tuple[str, ...]] = Counter()
         data = self.reader.get_metrics_data()
         for resource in data.resource_metrics if data else ():
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
                     if metric.name == instrument.name:
                         for point in metric.data.data_points:
-                            found[tuple(sorted(map(str, point.attributes.values())))] += point.value
+                            assert isinstance(point, NumberDataPoint)
+                            labels = tuple(sorted(map(str, (point.attributes or {}).values())))
+                            found[labels] += int(point.value)
         return found
 
 
-async def test_hits_misses_and_degraded_answers_are_counted(redis8):
+async def test_hits_misses_and_degraded_answers_are_counted(redis8: RedisProcess) -> None:
     observed = Observed()
     documents = pb.InlineDocuments(documents=[pb.Document(text=f"{SECRET} {n}") for n in range(3)])
     async with running(redis8.url, no_rerank=True, telemetry=observed.telemetry) as gateway:
@@ -54,15 +57,16 @@ async def test_hits_misses_and_degraded_answers_are_counted(redis8):
     spans = observed.exporter.get_finished_spans()
     assert {names.CACHE_LOOKUP, names.EMBEDDINGS, names.RETRIEVAL, names.RERANK} <= {span.name for span in spans}
     search = next(span for span in spans if span.name.endswith("/Search"))
+    assert search.attributes is not None
     assert search.attributes[names.DEGRADED] is True
     assert search.attributes[names.OPERATION] == names.RETRIEVAL
     lookups = [span for span in spans if span.name == names.CACHE_LOOKUP]
-    assert sum(span.attributes[names.CACHE_MISSES_COUNT] for span in lookups) == 5
+    assert sum(int(str((span.attributes or {})[names.CACHE_MISSES_COUNT])) for span in lookups) == 5
     for span in spans:
         assert SECRET not in span.to_json()
 
 
-async def test_a_cache_that_fails_is_counted():
+async def test_a_cache_that_fails_is_counted() -> None:
     observed = Observed()
     async with running(f"redis://{NOWHERE}", telemetry=observed.telemetry) as gateway:
         await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[SECRET]))
@@ -72,7 +76,7 @@ async def test_a_cache_that_fails_is_counted():
         assert errors["ConnectionError", "write"] >= 1
 
 
-async def test_a_search_of_a_collection_has_a_span_of_its_own(redis8):
+async def test_a_search_of_a_collection_has_a_span_of_its_own(redis8: RedisProcess) -> None:
     observed = Observed()
     async with running(redis8.url, telemetry=observed.telemetry) as gateway:
         await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
@@ -81,7 +85,10 @@ async def test_a_search_of_a_collection_has_a_span_of_its_own(redis8):
     spans = {span.name: span for span in observed.exporter.get_finished_spans()}
     by_id = {span.context.span_id: span for span in spans.values()}
     index = spans[names.INDEX_SEARCH]
+    assert index.attributes is not None
     assert index.attributes[names.ITEMS] == 1
+    assert index.parent is not None
     stage = by_id[index.parent.span_id]
+    assert stage.parent is not None
     assert stage.name == names.RETRIEVAL
     assert by_id[stage.parent.span_id].name == "winnow.retrieval.v1.RetrievalService/Search"

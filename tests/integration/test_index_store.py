@@ -15,6 +15,7 @@ from gateway.index.documents import Digest, Document
 from gateway.index.store import Store, StoreSettings
 from gateway.redis.client import RedisClient
 from services.api.vectors import narrow
+from tests.support.redis import RedisProcess
 
 DIMENSIONS = 384
 
@@ -52,7 +53,7 @@ async def stored(
 @pytest.mark.parametrize(
     ("quantization", "most"), [(Quantization.NONE, 1e-5), (Quantization.INT8, 0.01), (Quantization.BINARY, 0.15)]
 )
-async def test_scores_are_cosines(redis8, quantization, most):
+async def test_scores_are_cosines(redis8: RedisProcess, quantization: Quantization, most: float) -> None:
     """At every angle, without a bias. A BINARY one has the spread of 384 signs: at most pi / (2 * sqrt(384)) = 0.08."""
     random = np.random.default_rng(5)
     angles = np.linspace(0, np.pi, 200)
@@ -65,8 +66,8 @@ async def test_scores_are_cosines(redis8, quantization, most):
         rows.append(np.cos(angle) * query + np.sin(angle) * aside / np.linalg.norm(aside))
     async with stored(redis8.url, quantization) as index:
         for number, row in enumerate(rows):
-            await index.write(Document(str(number), "text"), narrow(np.float32([row]), DIMENSIONS)[0])
-        found = await index.store.search(index.collection, np.float32(query), 200, None, "", 60.0)
+            await index.write(Document(str(number), "text"), narrow(np.array([row], np.float32), DIMENSIONS)[0])
+        found = await index.store.search(index.collection, query.astype(np.float32), 200, None, "", 60.0)
     assert found.incomplete_shards == 0
     errors = np.array([one.cosine - np.cos(angles[int(one.id)]) for one in found.neighbours])
     assert len(errors) == 200

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.redis import RedisProcess
 from tests.support.stacks import NO_WORKERS, LocalStack, free_ports, local_stack
 from winnow_cli.__main__ import main as winnow
 
@@ -97,7 +98,7 @@ def test_a_wrong_setting_of_the_last_part_is_found_before_the_models_are_loaded(
     assert not stack.processes()
 
 
-def test_redis_elsewhere_is_used_and_none_is_started(tmp_path: Path, redis8) -> None:
+def test_redis_elsewhere_is_used_and_none_is_started(tmp_path: Path, redis8: RedisProcess) -> None:
     elsewhere = {**free_ports(), **NO_WORKERS, "GATEWAY_REDIS_URL": redis8.url}
     with local_stack("run", **elsewhere) as stack:
         gateway_of(stack)

@@ -122,7 +122,7 @@ async def test_each_process_tells_prometheus_what_the_design_names(stack: Stack)
             return str(answer.read().decode())
 
     for process in ("embed", "rerank"):
-        told = await asyncio.to_thread(scrape, process)
+        shown = await asyncio.to_thread(scrape, process)
         for name in (
             "rpc_server_call_duration_seconds_bucket",
             "winnow_queue_tokens",
@@ -130,7 +130,7 @@ async def test_each_process_tells_prometheus_what_the_design_names(stack: Stack)
             "winnow_batch_tokens_bucket",
             "winnow_unique_token_ratio_bucket",
         ):
-            assert f"\n{name}{{" in told or f"\n{name} " in told, f"{process}: {name}"
-    told = await asyncio.to_thread(scrape, "gateway")
+            assert f"\n{name}{{" in shown or f"\n{name} " in shown, f"{process}: {name}"
+    shown = await asyncio.to_thread(scrape, "gateway")
     for name in ("rpc_server_call_duration_seconds_bucket", "winnow_cache_hits_total", "winnow_cache_misses_total"):
-        assert f"\n{name}{{" in told or f"\n{name} " in told, f"gateway: {name}"
+        assert f"\n{name}{{" in shown or f"\n{name} " in shown, f"gateway: {name}"

@@ -23,11 +23,9 @@ from services.runtime.channel import ChannelSettings, channel
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.otlp import attributes, named, receiver
-from tests.support.tiny import Tiny, tiny
+from tests.support.tiny import Tiny
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
-
-__all__ = ["tiny"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -76,7 +74,7 @@ async def accepted_calls(process: Process) -> float:
 
     def read() -> str:
         with urllib.request.urlopen(f"http://{process.metrics_address()}/metrics", timeout=10) as response:
-            return response.read().decode()
+            return str(response.read(), "utf-8")
 
     names = "winnow_active_calls|rpc_server_call_duration_seconds_count"
     text = await asyncio.to_thread(read)
@@ -87,7 +85,7 @@ async def ended(process: Process) -> int:
     return await asyncio.to_thread(process.join)
 
 
-async def test_health_follows_the_life_of_the_process(start) -> None:
+async def test_health_follows_the_life_of_the_process(start: Start) -> None:
     process = start()
     async with grpc.aio.insecure_channel(await address(process)) as to:
         health = health_pb2_grpc.HealthStub(to)
@@ -105,13 +103,15 @@ async def test_health_follows_the_life_of_the_process(start) -> None:
     assert "Exception" not in process.tail()
 
 
-async def test_what_was_accepted_is_answered_before_the_end(start) -> None:
+async def test_what_was_accepted_is_answered_before_the_end(start: Start) -> None:
     process = start(EMBED_QUEUE_TOKENS="1000000")
     async with grpc.aio.insecure_channel(await serving(process)) as to:
         stub = embed_pb2_grpc.EmbedServiceStub(to)
         stream = stub.EmbedStream(timeout=60)
         await stream.write(embed_pb2.EmbedStreamRequest(items=[embed_pb2.EmbedStreamItem(id="a", text="gravity")]))
-        assert (await stream.read()).results[0].id == "a"
+        first = await stream.read()
+        assert isinstance(first, embed_pb2.EmbedStreamResponse)
+        assert first.results[0].id == "a"
         texts = [f"{i} " + "gravity attracts two bodies " * 60 for i in range(6)]
         calls = [stub.Embed(embed_pb2.EmbedRequest(texts=texts), timeout=60) for _ in range(10)]
         while await accepted_calls(process) < 10:
@@ -129,7 +129,7 @@ async def test_what_was_accepted_is_answered_before_the_end(start) -> None:
     assert await ended(process) == 0
 
 
-async def test_a_process_told_to_stop_while_it_loads_stops_at_once(start) -> None:
+async def test_a_process_told_to_stop_while_it_loads_stops_at_once(start: Start) -> None:
     process = start()
     await address(process)
     os.kill(process.pid, signal.SIGINT)
@@ -143,21 +143,21 @@ async def test_a_process_told_to_stop_while_it_loads_stops_at_once(start) -> Non
         ("rerank", {"RERANK_MODLE": "x"}, "RERANK_MODLE: there is no such setting; did you mean RERANK_MODEL?"),
     ],
 )
-async def test_a_wrong_setting_stops_the_start(start, kind, variables, said) -> None:
+async def test_a_wrong_setting_stops_the_start(start: Start, kind: str, variables: dict[str, str], said: str) -> None:
     process = start(kind, **variables)
     assert await ended(process) == 2
     assert said in process.tail()
     assert "Traceback" not in process.tail()
 
 
-async def test_a_model_that_is_not_there_ends_the_process_with_one_line(start) -> None:
+async def test_a_model_that_is_not_there_ends_the_process_with_one_line(start: Start) -> None:
     process = start(EMBED_MODEL="/no/such/folder")
     assert await ended(process) == 1
     await asyncio.to_thread(process.wait_for, "the start failed: /no/such/folder")
     assert "Traceback" not in process.tail()
 
 
-async def test_a_port_that_is_taken_ends_the_process(start) -> None:
+async def test_a_port_that_is_taken_ends_the_process(start: Start) -> None:
     taken = await address(start())
     second = start(EMBED_LISTEN=taken)
     assert await ended(second) == 1
@@ -167,7 +167,9 @@ async def test_a_port_that_is_taken_ends_the_process(start) -> None:
     assert taken in second.tail()
 
 
-async def test_one_trace_over_both_workers_and_no_text_in_it_nor_in_the_logs(start, monkeypatch) -> None:
+async def test_one_trace_over_both_workers_and_no_text_in_it_nor_in_the_logs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with receiver() as collected:
         environment = collected.environment()
         embed = start("embed", EMBED_LOG_LEVEL="DEBUG", **environment)
@@ -196,7 +198,7 @@ async def test_one_trace_over_both_workers_and_no_text_in_it_nor_in_the_logs(sta
     by_id = {span.span_id: span for span in spans}
     (root,) = named(spans, "search")
     assert {span.trace_id for span in spans if span.name != names.BATCH} == {root.trace_id}
-    for service, operation, process in (
+    for service, operation, name in (
         (f"{EMBED}/Embed", "embeddings", "winnow-embed"),
         (f"{RERANK}/Rerank", "rerank", "winnow-rerank"),
     ):
@@ -207,7 +209,7 @@ async def test_one_trace_over_both_workers_and_no_text_in_it_nor_in_the_logs(sta
         assert (client.kind, server.kind) == (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER)
         assert (client.parent_span_id, server.parent_span_id) == (root.span_id, client.span_id)
         assert attributes(server.attributes)[names.OPERATION] == operation
-        assert collected.services[server.span_id] == process
+        assert collected.services[server.span_id] == name
         children = [span for span in spans if span.parent_span_id == server.span_id]
         assert sorted(span.name for span in children) == [names.FORWARD, names.QUEUE, names.TOKENIZE]
         (forward,) = named(children, names.FORWARD)
@@ -216,7 +218,7 @@ async def test_one_trace_over_both_workers_and_no_text_in_it_nor_in_the_logs(sta
     assert "secret" not in str(spans)
 
 
-async def test_mutual_tls_with_probes_on_a_plaintext_port(start, tmp_path) -> None:
+async def test_mutual_tls_with_probes_on_a_plaintext_port(start: Start, tmp_path: Path) -> None:
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost", "127.0.0.1")
     cert, key, ca = tmp_path / "tls.crt", tmp_path / "tls.key", tmp_path / "ca.crt"

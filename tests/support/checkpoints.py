@@ -118,7 +118,8 @@ def save(
         for name, weight in model.named_parameters():
             # Larger than the usual start, so that attention is far from uniform and errors show.
             weight.normal_(1.0 if "norm" in name else 0.0, 0.2 if "norm" in name else 0.15)
-    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(dtype)  # type: ignore[arg-type] # its decorator hides the overloads
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
     words.save(str(folder / "tokenizer.json"))
     return folder
 

@@ -1,7 +1,7 @@
 """A private Redis Cluster on loopback: three masters, three replicas."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import redis
@@ -43,7 +43,7 @@ class ClusterProcesses:
             first, last = SLOTS * number // MASTERS, SLOTS * (number + 1) // MASTERS - 1
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        bus_ports = [int(client.config_get("cluster-port")["cluster-port"]) for client in clients]
+        bus_ports = [int(str(client.config_get("cluster-port")["cluster-port"])) for client in clients]
         for node, bus in zip(self.nodes[1:], bus_ports[1:], strict=True):
             clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
@@ -104,7 +104,7 @@ def _info(client: redis.Redis) -> str:
     return str(reply.decode())
 
 
-def _until(fact, seconds: float = 30.0) -> None:
+def _until(fact: Callable[[], bool], seconds: float = 30.0) -> None:
     """Waits for a fact of another process, which has no event to wait for."""
     end = time.monotonic() + seconds
     while True:

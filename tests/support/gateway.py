@@ -30,9 +30,9 @@ class Running:
 
     def __post_init__(self) -> None:
         channel = self.served.channel
-        self.embed: Any = embed_pb2_grpc.EmbedServiceStub(channel)
-        self.rerank: Any = rerank_pb2_grpc.RerankServiceStub(channel)
-        self.retrieval: Any = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+        self.embed = embed_pb2_grpc.EmbedServiceStub(channel)
+        self.rerank = rerank_pb2_grpc.RerankServiceStub(channel)
+        self.retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
 
     async def stop_workers(self) -> None:
         await self.workers.aclose()
@@ -79,5 +79,6 @@ async def running(
             yield Running(gateway, served, embed, rerank, workers)
 
 
-async def flushed(gateway) -> None:
+async def flushed(gateway: Running) -> None:
+    assert gateway.gateway._remote is not None
     await gateway.gateway._remote.flush()

@@ -4,10 +4,12 @@
 import asyncio
 import gzip
 import threading
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
@@ -15,6 +17,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from services.runtime.telemetry.setup import Telemetry
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
@@ -27,11 +31,13 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         self.spans: list[Span] = []
         self.metrics: dict[str, Metric] = {}
         self.services: dict[bytes, str] = {}
-        self.resources: list[dict[str, str | int | float | bool]] = []
+        self.resources: list[dict[str, Any]] = []
         self.endpoint = ""
         self._arrived = asyncio.Condition()
 
-    async def Export(self, request, context):
+    async def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
         async with self._arrived:
             for resource in request.resource_spans:
                 self.resources.append(attributes(resource.resource.attributes))
@@ -49,7 +55,9 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
             await self._arrived.wait_for(lambda: ready(self.spans))
             return list(self.spans)
 
-    async def Metrics(self, request, context):
+    async def Metrics(
+        self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
         async with self._arrived:
             for resource in request.resource_metrics:
                 for scope in resource.scope_metrics:
@@ -66,14 +74,26 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         }
 
 
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    """The receiver's other service, whose method has the same name."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    async def Export(
+        self,
+        request: metrics_service_pb2.ExportMetricsServiceRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        return await self._receiver.Metrics(request, context)
+
+
 @asynccontextmanager
 async def receiver() -> AsyncIterator[Receiver]:
     """A receiver on a free port of loopback."""
     server, servicer = grpc.aio.server(), Receiver()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)
-    metrics = metrics_service_pb2_grpc.MetricsServiceServicer()
-    metrics.Export = servicer.Metrics
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics, server)
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(_Metrics(servicer), server)
     servicer.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:
@@ -82,9 +102,9 @@ async def receiver() -> AsyncIterator[Receiver]:
         await server.stop(0)
 
 
-def attributes(pairs: Iterable[KeyValue]) -> dict[str, str | int | float | bool]:
+def attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
     """Attributes of a span or resource as plain values."""
-    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
+    return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in pairs}
 
 
 def named(spans: Iterable[Span], name: str) -> list[Span]:
@@ -130,7 +150,7 @@ class HttpReceiver:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def __init__(self, receiver: HttpReceiver, *connection) -> None:
+    def __init__(self, receiver: HttpReceiver, *connection: Any) -> None:
         self.receiver = receiver
         super().__init__(*connection)
 
@@ -142,4 +162,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", "0")
         self.end_headers()
 
-    def log_message(self, *_) -> None: ...
+    def log_message(self, *_: str) -> None: ...
+
+
+async def scraped(telemetry: Telemetry) -> dict[str, float]:
+    """What the process's Prometheus endpoint shows."""
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{telemetry.metrics_address}/metrics", timeout=10) as response:
+            return str(response.read(), "utf-8")
+
+    lines = (await asyncio.to_thread(read)).splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}

@@ -68,8 +68,8 @@ class Proxy:
             writers.append(up_writer)
             self._writers.append(up_writer)
             caught: list[Caught] = []
-            for pump in (self._requests(reader, up_writer, caught), self._replies(up_reader, writer, caught)):
-                pumps.append(asyncio.create_task(pump))
+            pumps.append(asyncio.create_task(self._requests(reader, up_writer, caught)))
+            pumps.append(asyncio.create_task(self._replies(up_reader, writer, caught)))
             await asyncio.gather(*pumps)
         except (OSError, asyncio.CancelledError):
             pass

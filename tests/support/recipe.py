@@ -22,7 +22,9 @@ class Recipe:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.folder, self.max_tokens = folder, max_tokens
-        self.end = self.tokenizer.token_to_id("<|endoftext|>")
+        end = self.tokenizer.token_to_id("<|endoftext|>")
+        assert end is not None
+        self.end = end
 
     def embed(self, texts: Sequence[str], dimensions: int | None = None) -> np.ndarray:
         """Unit vectors `[n, dimensions]` of texts as they stand."""

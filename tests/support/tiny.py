@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from services.embed.settings import EmbedSettings
 from services.embed.worker import embed_worker
@@ -31,10 +30,8 @@ class Tiny:
     rerank: Path
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def saved(root: Path) -> Tiny:
     """An embedding model of width 64, and a reranker."""
-    root = tmp_path_factory.mktemp("tiny")
     (root / "embed").mkdir()
     (root / "rerank").mkdir()
     return Tiny(save(root / "embed", bare=True), save(root / "rerank"))
@@ -44,11 +41,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 class ServedWorker(Served):
     """A running worker, with its engine at hand."""
 
-    worker: Worker
+    worker: Worker[Any]
 
 
 @asynccontextmanager
-async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings) -> AsyncIterator[ServedWorker]:
+async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings: Any) -> AsyncIterator[ServedWorker]:
     """An embed worker that serves."""
     telemetry = telemetry or Telemetry()
     given = {"listen": "127.0.0.1:0", "metrics_listen": None, "max_tokens": MAX_TOKENS, "threads": 1, **settings}
@@ -60,7 +57,7 @@ async def embedding(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
 
 
 @asynccontextmanager
-async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings) -> AsyncIterator[ServedWorker]:
+async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings: Any) -> AsyncIterator[ServedWorker]:
     """A rerank worker that serves."""
     telemetry = telemetry or Telemetry()
     given = {"listen": "127.0.0.1:0", "metrics_listen": None, "max_tokens": MAX_TOKENS, "threads": 1, **settings}
@@ -71,7 +68,7 @@ async def reranking(tiny: Tiny, telemetry: Telemetry | None = None, **settings) 
 
 
 @contextmanager
-def held(worker: Worker) -> Iterator[threading.Event]:
+def held(worker: Worker[Any]) -> Iterator[threading.Event]:
     """Keeps the model's thread busy until the block ends or the event is set: what is asked meanwhile waits."""
     release = threading.Event()
     worker.engine()._runner._launcher.submit(release.wait)
@@ -81,7 +78,7 @@ def held(worker: Worker) -> Iterator[threading.Event]:
         release.set()
 
 
-async def until_idle(worker: Worker) -> None:
+async def until_idle(worker: Worker[Any]) -> None:
     """Returns when no token waits."""
     while worker.engine().stats().queued_tokens:  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(0)
@@ -93,7 +90,7 @@ async def until_calls(lifecycle: Lifecycle, calls: int) -> None:
         await asyncio.sleep(0)
 
 
-async def until_queued(worker: Worker, tokens: int = 1) -> None:
+async def until_queued(worker: Worker[Any], tokens: int = 1) -> None:
     """Returns when so many tokens wait or run."""
     while (stats := worker.engine().stats()).queued_tokens + stats.inflight_tokens < tokens:  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(0)

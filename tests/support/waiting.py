@@ -1,7 +1,9 @@
 """Waiting for facts, never for time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
@@ -23,3 +25,24 @@ async def until_available(call: Callable[[], Awaitable[R]]) -> R:
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
+
+
+@contextmanager
+def idle_clock() -> Iterator[Callable[[], float]]:
+    """Tells for how many seconds the event loop has had nothing to run. What a slow machine computes does not count."""
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    select, idle = selector.select, 0.0
+
+    def timed(timeout: float | None = None) -> object:
+        nonlocal idle
+        began = time.monotonic()
+        ready = select(timeout)
+        took = time.monotonic() - began
+        idle += took if timeout is None else min(took, max(0.0, timeout))
+        return ready
+
+    selector.select = timed
+    try:
+        yield lambda: idle
+    finally:
+        selector.select = select

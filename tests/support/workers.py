@@ -1,17 +1,23 @@
 """Stand-ins for workers that can be told to misbehave: be full, slow, or gone over to another model."""
+# ruff: noqa: N802 - methods are named by the contract
 
 import asyncio
 import hashlib
 import math
+from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import numpy as np
 
 from services.api.vectors import encode, narrow
 from services.runtime.errors import InvalidField, Problem, to_status
+from services.runtime.lifecycle import Lifecycle
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 LIMITS = common_pb2.Limits(max_items=2048, max_text_bytes=4 << 20, max_message_bytes=64 << 20)
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -24,7 +30,7 @@ class _Worker:
         self.fingerprint = fingerprint
         self.max_tokens = max_tokens
         self.requests: list[Any] = []
-        self.problem: Problem | None = None
+        self.problem: Exception | None = None
         """Raised for every call but GetModel, where set."""
         self.gate: asyncio.Event | None = None
         """Calls wait for it, where set."""
@@ -73,7 +79,7 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
         super().__init__(fingerprint, max_tokens)
         self.dimensions = dimensions
 
-    def register(self, server, lifecycle) -> None:
+    def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         embed_pb2_grpc.add_EmbedServiceServicer_to_server(self, server)
 
     @property
@@ -88,7 +94,10 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
 
         return (sum(map(direction, text.split()), direction("")) + 0.2 * direction("head " + head)).astype(np.float32)
 
-    async def Embed(self, request, context):  # noqa: N802
+    async def Embed(self, request: embed_pb2.EmbedRequest, context: Context) -> embed_pb2.EmbedResponse:
+        return await self.answer(request)
+
+    async def answer(self, request: embed_pb2.EmbedRequest) -> embed_pb2.EmbedResponse:
         await self._enter(request)
         results = []
         for index, text in enumerate(request.texts):
@@ -106,7 +115,12 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
             results=results, model=self._identity(), timings=common_pb2.Timings(forward_ms=1.5)
         )
 
-    async def GetModel(self, request, context):  # noqa: N802
+    def EmbedStream(
+        self, request_iterator: AsyncIterator[embed_pb2.EmbedStreamRequest], context: Context
+    ) -> AsyncIterator[embed_pb2.EmbedStreamResponse]:
+        raise NotImplementedError("the gateway sends no streams to workers")
+
+    async def GetModel(self, request: embed_pb2.GetModelRequest, context: Context) -> embed_pb2.GetModelResponse:
         return embed_pb2.GetModelResponse(
             model=self._identity(), dimensions=self.dimensions, min_dimensions=32, max_tokens=self.max_tokens,
             dtype="float32", default_instruction=DEFAULT_INSTRUCTION, limits=LIMITS,
@@ -122,7 +136,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
         super().__init__(fingerprint, max_tokens)
         self.weight = weight
 
-    def register(self, server, lifecycle) -> None:
+    def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(self, server)
 
     @property
@@ -130,7 +144,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
         """Every document that was scored."""
         return [document for request in self.requests for document in request.documents]
 
-    async def Rerank(self, request, context):  # noqa: N802
+    async def Rerank(self, request: rerank_pb2.RerankRequest, context: Context) -> rerank_pb2.RerankResponse:
         await self._enter(request)
         results, errors = [], []
         for index, document in enumerate(request.documents):
@@ -149,7 +163,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
         results.sort(key=lambda result: -result.logit)
         return rerank_pb2.RerankResponse(results=results, errors=errors, model=self._identity())
 
-    async def GetModel(self, request, context):  # noqa: N802
+    async def GetModel(self, request: rerank_pb2.GetModelRequest, context: Context) -> rerank_pb2.GetModelResponse:
         return rerank_pb2.GetModelResponse(
             model=self._identity(), max_tokens=self.max_tokens, dtype="float32",
             default_instruction=DEFAULT_INSTRUCTION, limits=LIMITS, recommended_retrieval_weight=self.weight,

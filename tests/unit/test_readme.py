@@ -35,13 +35,13 @@ def test_settings_exist_with_the_defaults_that_it_names(row: str) -> None:
     assert groups
     for name in (name for group in groups for name in group):
         assert name in DEFAULTS, name
-    told = re.findall(r"`([^`]*)`", default)
-    if len(told) == 1:
-        assert {DEFAULTS[name] for group in groups for name in group} == {told[0]}
-    elif len(told) == len(groups):
-        assert [{DEFAULTS[name] for name in group} for group in groups] == [{value} for value in told]
-    elif told:
-        assert [DEFAULTS[name] for name in groups[0]] == told
+    shown = re.findall(r"`([^`]*)`", default)
+    if len(shown) == 1:
+        assert {DEFAULTS[name] for group in groups for name in group} == {shown[0]}
+    elif len(shown) == len(groups):
+        assert [{DEFAULTS[name] for name in group} for group in groups] == [{value} for value in shown]
+    elif shown:
+        assert [DEFAULTS[name] for name in groups[0]] == shown
 
 
 def test_there_is_a_table() -> None:

@@ -31,7 +31,13 @@ from tests.deploy.policies.wiring import (
     services_reach_ports,
 )
 
-__all__ = ["POLICIES", "Policy", "code_edges", "module_of", "quantity"]
+__all__ = [
+    "POLICIES", "Policy", "code_edges", "edges_are_open", "grace", "known_settings", "limits", "listens_where_told",
+    "module_of", "monitors_find_ports", "no_other_edges", "no_service_links", "no_tokens", "one_owner_of_replicas",
+    "pinned_images", "probe_ports_speak_plaintext", "probes", "quantity", "redis_fits", "restricted",
+    "scaling_metrics_exist", "services_reach_ports", "settings_are_valid", "spread_and_budget", "successors_are_known",
+    "traces_name_their_pod", "watched_metrics_exist", "weights_are_where_told",
+]  # fmt: skip
 
 Policy = Callable[[Manifests], Iterator[str]]
 

@@ -41,9 +41,9 @@ def traces_name_their_pod(m: Manifests) -> Iterator[str]:
         if not environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
             continue
         text = environment.get("OTEL_RESOURCE_ATTRIBUTES") or ""
-        told = dict(item.partition("=")[::2] for item in text.split(","))
+        attributes = dict(item.partition("=")[::2] for item in text.split(","))
         for attribute in _POD_ATTRIBUTES:
-            if not told.get(attribute):
+            if not attributes.get(attribute):
                 yield f"{pods.name}: spans do not bear {attribute}"
         order = [variable["name"] for variable in container.get("env", [])]
         before = order[: order.index("OTEL_RESOURCE_ATTRIBUTES")] if "OTEL_RESOURCE_ATTRIBUTES" in order else []

@@ -30,10 +30,10 @@ def listens_where_told(m: Manifests) -> Iterator[str]:
     for pods, container, kind, environment in ours(m):
         prefix = str(kind.model_config["env_prefix"])
         for name, setting in (("grpc", "listen"), ("metrics", "metrics_listen"), ("health", "health_listen")):
-            told = environment.get(prefix + setting.upper()) or kind.model_fields[setting].default
+            value = environment.get(prefix + setting.upper()) or kind.model_fields[setting].default
             listed = {p["name"]: p["containerPort"] for p in container["ports"]}.get(name)
-            if (int(told.rpartition(":")[2]) if told else None) != listed:
-                yield f"{pods.name}: port {name} is {listed}, {prefix}{setting.upper()} says {told}"
+            if (int(value.rpartition(":")[2]) if value else None) != listed:
+                yield f"{pods.name}: port {name} is {listed}, {prefix}{setting.upper()} says {value}"
 
 
 def code_edges(m: Manifests) -> set[Edge]:

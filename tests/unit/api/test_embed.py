@@ -1,6 +1,9 @@
 """EmbedService.Embed and GetModel at the wire, over a real engine."""
 
 import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -9,8 +12,9 @@ from google.rpc import error_details_pb2, status_pb2
 from safetensors.torch import load_file, save_file
 
 from services.api.vectors import decode
-from tests.support.serving import details, told
-from tests.support.tiny import MAX_TOKENS, Tiny, embedding, held, until_idle, until_queued
+from services.engine.packing.packing import Packed
+from tests.support.serving import details, rich_status
+from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, embedding, held, until_idle, until_queued
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
@@ -19,21 +23,21 @@ TEXTS = ["the capital of China", "", "gravity", "yes <|im_end|> no", "what which
 
 
 @pytest.fixture
-async def worker(tiny):
+async def worker(tiny: Tiny) -> AsyncIterator[ServedWorker]:
     async with embedding(tiny) as served:
         yield served
 
 
 @pytest.fixture
-def stub(worker):
+def stub(worker: ServedWorker) -> "embed_pb2_grpc.EmbedServiceAsyncStub":
     return embed_pb2_grpc.EmbedServiceStub(worker.channel)
 
 
-def request(texts=("gravity",), **fields) -> embed_pb2.EmbedRequest:
+def request(texts: Sequence[str] = ("gravity",), **fields: Any) -> embed_pb2.EmbedRequest:
     return embed_pb2.EmbedRequest(texts=texts, **fields)
 
 
-async def vectors(stub, texts, **fields) -> np.ndarray:
+async def vectors(stub: "embed_pb2_grpc.EmbedServiceAsyncStub", texts: list[str], **fields: Any) -> np.ndarray:
     response = await stub.Embed(request(texts, **fields), timeout=30)
     return np.stack([decode(result.embedding) for result in response.results])
 
@@ -44,7 +48,7 @@ def problem(status: status_pb2.Status) -> tuple[int, list[str]]:
     return status.code, [violation.field for violation in bad.field_violations]
 
 
-async def test_answers_are_aligned_and_complete(stub) -> None:
+async def test_answers_are_aligned_and_complete(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     response = await stub.Embed(request(TEXTS), timeout=30)
     assert len(response.results) == len(TEXTS)
     for result in response.results:
@@ -60,13 +64,13 @@ async def test_answers_are_aligned_and_complete(stub) -> None:
     assert response.model == (await stub.GetModel(embed_pb2.GetModelRequest(), timeout=10)).model
 
 
-async def test_a_text_alone_and_among_others_gets_the_same_vector(stub) -> None:
+async def test_a_text_alone_and_among_others_gets_the_same_vector(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     together = await vectors(stub, TEXTS)
     for index, text in enumerate(TEXTS):
         np.testing.assert_allclose((await vectors(stub, [text]))[0], together[index], atol=1e-5)
 
 
-async def test_get_model(stub, worker) -> None:
+async def test_get_model(stub: "embed_pb2_grpc.EmbedServiceAsyncStub", worker: ServedWorker) -> None:
     model = await stub.GetModel(embed_pb2.GetModelRequest(), timeout=10)
     assert (model.dimensions, model.min_dimensions, model.max_tokens, model.dtype) == (64, 32, MAX_TOKENS, "float32")
     assert model.model.name == "embed"
@@ -76,9 +80,9 @@ async def test_get_model(stub, worker) -> None:
     assert (limits.max_items, limits.max_text_bytes, limits.max_message_bytes) == (2048, 4 << 20, 64 << 20)
 
 
-async def test_input_types_and_their_default_instructions(stub) -> None:
-    async def one(input_type, instruction=None):
-        return (await vectors(stub, ["gravity"], input_type=input_type, instruction=instruction))[0]
+async def test_input_types_and_their_default_instructions(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
+    async def one(input_type: int, instruction: str | None = None) -> np.ndarray:
+        return next(iter(await vectors(stub, ["gravity"], input_type=input_type, instruction=instruction)))
 
     document, query, symmetric = [await one(kind) for kind in (1, 2, 3)]
     web = "Given a web search query, retrieve relevant passages that answer the query"
@@ -92,19 +96,19 @@ async def test_input_types_and_their_default_instructions(stub) -> None:
     assert np.abs(symmetric - query).max() > 0.01
 
 
-async def one_document(stub, text):
-    return (await vectors(stub, [text]))[0]
+async def one_document(stub: "embed_pb2_grpc.EmbedServiceAsyncStub", text: str) -> np.ndarray:
+    return next(iter(await vectors(stub, [text])))
 
 
 @pytest.mark.parametrize("dimensions", [32, 33, 63, 64])
-async def test_dimensions_cut_then_normalise(stub, dimensions) -> None:
+async def test_dimensions_cut_then_normalise(stub: "embed_pb2_grpc.EmbedServiceAsyncStub", dimensions: int) -> None:
     full = (await vectors(stub, ["gravity"]))[0]
     cut = (await vectors(stub, ["gravity"], dimensions=dimensions))[0]
     np.testing.assert_allclose(cut, full[:dimensions] / np.linalg.norm(full[:dimensions]), atol=1e-6)
 
 
 @pytest.mark.parametrize("encoding", [2, 3, 4, 5])
-async def test_encodings_tell_the_same_vector(stub, encoding) -> None:
+async def test_encodings_tell_the_same_vector(stub: "embed_pb2_grpc.EmbedServiceAsyncStub", encoding: int) -> None:
     plain = await vectors(stub, TEXTS)
     response = await stub.Embed(request(TEXTS, encoding=encoding), timeout=30)
     assert {result.embedding.encoding for result in response.results} == {encoding}
@@ -137,16 +141,18 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("fields", "named"), WRONG, ids=lambda value: str(value)[:40])
-async def test_a_wrong_request_names_its_fields(stub, fields, named) -> None:
+async def test_a_wrong_request_names_its_fields(
+    stub: "embed_pb2_grpc.EmbedServiceAsyncStub", fields: dict[str, Any], named: list[str]
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Embed(request(**fields), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.reason) == (CODES.INVALID_ARGUMENT, "INVALID_FIELD")
     assert sorted(seen.fields) == named
     assert seen.status.message
 
 
-async def test_a_megabyte_of_text_is_cut_and_said_so(stub) -> None:
+async def test_a_megabyte_of_text_is_cut_and_said_so(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     long = "what is gravity? " * (1 << 16)
     assert len(long) > 1 << 20
     response = await stub.Embed(request(["gravity", long]), timeout=50)
@@ -157,7 +163,7 @@ async def test_a_megabyte_of_text_is_cut_and_said_so(stub) -> None:
     np.testing.assert_allclose(decode(cut.embedding), head, atol=1e-5)
 
 
-async def test_truncation_at_the_start_keeps_the_tail(stub) -> None:
+async def test_truncation_at_the_start_keeps_the_tail(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     texts = ["gravity " * 500 + "x " * 500, "capital " * 500 + "x " * 500]
     start = await vectors(stub, texts, truncation=common_pb2.TRUNCATION_START)
     end = await vectors(stub, texts, truncation=common_pb2.TRUNCATION_END)
@@ -166,7 +172,7 @@ async def test_truncation_at_the_start_keeps_the_tail(stub) -> None:
     np.testing.assert_array_equal(end, await vectors(stub, texts))
 
 
-async def test_too_long_under_error_fails_alone(stub) -> None:
+async def test_too_long_under_error_fails_alone(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     texts = ["gravity", "word " * 2000, "capital", "word " * 2000]
     response = await stub.Embed(request(texts, truncation=common_pb2.TRUNCATION_ERROR), timeout=30)
     assert [result.WhichOneof("outcome") for result in response.results] == ["embedding", "error"] * 2
@@ -180,7 +186,9 @@ async def test_too_long_under_error_fails_alone(stub) -> None:
     assert response.usage.cache_misses == 2
 
 
-async def test_a_text_that_is_too_long_tells_how_many_tokens_it_has(stub) -> None:
+async def test_a_text_that_is_too_long_tells_how_many_tokens_it_has(
+    stub: "embed_pb2_grpc.EmbedServiceAsyncStub",
+) -> None:
     wanted = request(["gravity", "word " * 2000], truncation=common_pb2.TRUNCATION_ERROR)
     short, long = (response := await stub.Embed(wanted, timeout=30)).results
     assert long.HasField("error")
@@ -188,7 +196,7 @@ async def test_a_text_that_is_too_long_tells_how_many_tokens_it_has(stub) -> Non
     assert response.usage.input_tokens == short.tokens  # only what was computed
 
 
-async def test_a_text_over_the_byte_limit_fails_alone(tiny) -> None:
+async def test_a_text_over_the_byte_limit_fails_alone(tiny: Tiny) -> None:
     async with embedding(tiny, max_text_bytes=8) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
         texts = ["gravity", "gravity!!", "éééé", "ééééé", "x"]
@@ -201,14 +209,16 @@ async def test_a_text_over_the_byte_limit_fails_alone(tiny) -> None:
         assert alone.usage.input_tokens == 0
 
 
-async def test_control_tokens_in_a_text_stay_text(stub) -> None:
+async def test_control_tokens_in_a_text_stay_text(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     response = await stub.Embed(request(["<|im_end|>", "<|endoftext|>", "x"]), timeout=30)
     tokens = [result.tokens for result in response.results]
     assert tokens[2] == 2
     assert min(tokens[:2]) > 3  # several pieces of text and the end token, not one control token
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker, stub) -> None:
+async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(
+    worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
+) -> None:
     engine = worker.worker.engine()
     texts = [f"{i} gravity attracts" for i in range(1000)]
     slow = engine.stats().tokens_per_second / 50
@@ -216,12 +226,12 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(worker, 
     with held(worker.worker):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Embed(request(texts), timeout=0.5)
-        seen = told(error.value)  # details: the server said it, not the client's own clock
+        seen = rich_status(error.value)  # details: the server said it, not the client's own clock
         assert (seen.code, seen.reason) == (CODES.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
         assert engine.stats().queued_tokens == 0
 
 
-async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny) -> None:
+async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny: Tiny) -> None:
     async with embedding(tiny, queue_tokens=600, batch_tokens=64) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
         with held(served.worker):
@@ -230,7 +240,7 @@ async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny) -
             await until_queued(served.worker, 400)
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stub.Embed(request(["x y z"] * 100), timeout=30)
-            seen = told(error.value)
+            seen = rich_status(error.value)
             assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
             delay = seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds()
             assert delay > 0
@@ -238,16 +248,18 @@ async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny) -
         assert len((await accepted).results) == 100
 
 
-async def test_a_request_larger_than_the_queue_is_told_to_split(tiny) -> None:
+async def test_a_request_larger_than_the_queue_is_told_to_split(tiny: Tiny) -> None:
     async with embedding(tiny, queue_tokens=300, batch_tokens=64) as served:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(served.channel).Embed(request(["x y z"] * 400), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.fields) == (CODES.INVALID_ARGUMENT, ["texts"])
     assert "split" in seen.status.message
 
 
-async def test_what_a_caller_cancels_is_dropped(worker, stub) -> None:
+async def test_what_a_caller_cancels_is_dropped(
+    worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
+) -> None:
     with held(worker.worker):
         running = stub.Embed(request(["first"]), timeout=30)
         await until_queued(worker.worker)
@@ -258,21 +270,23 @@ async def test_what_a_caller_cancels_is_dropped(worker, stub) -> None:
     assert len((await running).results) == 1
 
 
-async def test_a_broken_device_ends_the_process_and_says_so(worker, stub) -> None:
-    def launch(packed):
+async def test_a_broken_device_ends_the_process_and_says_so(
+    worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
+) -> None:
+    def launch(packed: Packed) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     worker.worker.engine()._runner._device.launch = launch
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Embed(request(), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.reason) == (CODES.INTERNAL, "INTERNAL")
     assert "CUDA" not in str(error.value)
     await worker.lifecycle.stopping.wait()
     assert worker.lifecycle.phase.value == "broken"
 
 
-async def test_a_vector_of_zeros_is_no_unit_vector(tiny, tmp_path) -> None:
+async def test_a_vector_of_zeros_is_no_unit_vector(tiny: Tiny, tmp_path: Path) -> None:
     """Its first 32 values are all zero: none of that width can be made, one of the whole width can."""
     folder = shutil.copytree(tiny.embed, tmp_path / "half")
     weights = load_file(folder / "model.safetensors")

@@ -1,5 +1,8 @@
 """What decides a result is in its identity: every field of a request, unless this file says why it is not."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -31,6 +34,7 @@ def with_value(base: Message, field: FieldDescriptor, choice: int) -> Message:
     changed.CopyFrom(base)
     match field.type:
         case FieldDescriptor.TYPE_ENUM:
+            assert field.enum_type is not None
             value: object = field.enum_type.values[1 + choice].number
         case FieldDescriptor.TYPE_STRING:
             value = ("one", "other")[choice]
@@ -64,12 +68,12 @@ def encoded(request: embed_pb2.EmbedRequest) -> object:
     return encoded_key(EMBED_MODEL, options, form), list(request.texts)
 
 
-def moved(key, base: Message, field: FieldDescriptor) -> bool:
+def moved(key: Callable[[Any], object], base: Message, field: Any) -> bool:
     return key(with_value(base, field, 0)) != key(with_value(base, field, 1))
 
 
 QUERY = embed_pb2.INPUT_TYPE_QUERY
-BASES = {
+BASES: dict[str, tuple[Callable[[Any], object], Message, set[str]]] = {
     "EmbedRequest": (embed_key, embed_pb2.EmbedRequest(texts=["text"], input_type=QUERY), EMBED_FORM | EMBED_OTHER),
     "EmbedOptions": (embed_key, embed_pb2.EmbedOptions(input_type=QUERY), EMBED_FORM | EMBED_OTHER),
     "RerankRequest": (rerank_key, rerank_pb2.RerankRequest(query="q", documents=["d"]), RERANK_OTHER),
@@ -98,12 +102,14 @@ def test_a_default_and_its_value_are_one() -> None:
         input_type=QUERY,
         instruction="default",
         max_tokens=512,
-        truncation=1,
-        encoding=1,
+        truncation=common_pb2.TRUNCATION_END,
+        encoding=embed_pb2.ENCODING_FLOAT32,
         dimensions=256,
     )
     assert embed_key(plain) == embed_key(named)
     assert encoded(plain) == encoded(named)
     assert rerank_key(rerank_pb2.RerankRequest(query="q", documents=["d"])) == rerank_key(
-        rerank_pb2.RerankRequest(query="q", documents=["d"], instruction="default", max_tokens=512, truncation=1)
+        rerank_pb2.RerankRequest(
+            query="q", documents=["d"], instruction="default", max_tokens=512, truncation=common_pb2.TRUNCATION_END
+        )
     )

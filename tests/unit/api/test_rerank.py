@@ -3,14 +3,17 @@
 import json
 import math
 import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from services.rerank.model_card import FILE, recommended_retrieval_weight
-from tests.support.serving import details, told
-from tests.support.tiny import MAX_TOKENS, reranking
+from services.rerank.model_card import FILE
+from tests.support.serving import details, rich_status
+from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, reranking
 from winnow.common.v1 import common_pb2
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
@@ -19,21 +22,23 @@ DOCUMENTS = ["Beijing", "", "gravity is a force", "the capital of China is Beiji
 
 
 @pytest.fixture
-async def worker(tiny):
+async def worker(tiny: Tiny) -> AsyncIterator[ServedWorker]:
     async with reranking(tiny) as served:
         yield served
 
 
 @pytest.fixture
-def stub(worker):
+def stub(worker: ServedWorker) -> "rerank_pb2_grpc.RerankServiceAsyncStub":
     return rerank_pb2_grpc.RerankServiceStub(worker.channel)
 
 
-def request(documents=DOCUMENTS, query="what is the capital of China", **fields) -> rerank_pb2.RerankRequest:
+def request(
+    documents: Sequence[str] = DOCUMENTS, query: str = "what is the capital of China", **fields: Any
+) -> rerank_pb2.RerankRequest:
     return rerank_pb2.RerankRequest(query=query, documents=documents, **fields)
 
 
-async def test_results_are_sorted_and_complete(stub) -> None:
+async def test_results_are_sorted_and_complete(stub: "rerank_pb2_grpc.RerankServiceAsyncStub") -> None:
     response = await stub.Rerank(request(), timeout=30)
     results = response.results
     assert sorted(result.index for result in results) == list(range(len(DOCUMENTS)))
@@ -50,14 +55,14 @@ async def test_results_are_sorted_and_complete(stub) -> None:
     assert response.model == (await stub.GetModel(rerank_pb2.GetModelRequest(), timeout=10)).model
 
 
-async def test_equal_documents_rank_by_index_and_score_as_alone(stub) -> None:
+async def test_equal_documents_rank_by_index_and_score_as_alone(stub: "rerank_pb2_grpc.RerankServiceAsyncStub") -> None:
     logits = {r.index: r.logit for r in (await stub.Rerank(request(), timeout=30)).results}
     for index, document in enumerate(DOCUMENTS):
         (alone,) = (await stub.Rerank(request([document]), timeout=30)).results
         assert alone.logit == pytest.approx(logits[index], abs=1e-4)
 
 
-async def test_top_n_min_score_and_documents(stub) -> None:
+async def test_top_n_min_score_and_documents(stub: "rerank_pb2_grpc.RerankServiceAsyncStub") -> None:
     everything = (await stub.Rerank(request(), timeout=30)).results
     best = (await stub.Rerank(request(top_n=2, return_documents=True), timeout=30)).results
     assert [r.index for r in best] == [r.index for r in everything[:2]]
@@ -70,10 +75,12 @@ async def test_top_n_min_score_and_documents(stub) -> None:
     assert len((await stub.Rerank(request(top_n=100), timeout=30)).results) == len(DOCUMENTS)
 
 
-async def test_an_instruction_counts_and_its_default_is_the_models(stub) -> None:
+async def test_an_instruction_counts_and_its_default_is_the_models(
+    stub: "rerank_pb2_grpc.RerankServiceAsyncStub",
+) -> None:
     default = (await stub.GetModel(rerank_pb2.GetModelRequest(), timeout=10)).default_instruction
 
-    async def logit(**fields):
+    async def logit(**fields: Any) -> float:
         return (await stub.Rerank(request(["Beijing"], **fields), timeout=30)).results[0].logit
 
     assert await logit(instruction=default) == pytest.approx(await logit(), abs=1e-5)
@@ -102,15 +109,17 @@ async def test_an_instruction_counts_and_its_default_is_the_models(stub) -> None
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_a_wrong_request_names_its_fields(stub, fields, named) -> None:
+async def test_a_wrong_request_names_its_fields(
+    stub: "rerank_pb2_grpc.RerankServiceAsyncStub", fields: dict[str, Any], named: list[str]
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Rerank(request(**fields), timeout=30)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert (seen.code, seen.reason) == (CODES.INVALID_ARGUMENT, "INVALID_FIELD")
     assert sorted(seen.fields) == named
 
 
-async def test_a_long_document_is_cut_and_said_so(stub) -> None:
+async def test_a_long_document_is_cut_and_said_so(stub: "rerank_pb2_grpc.RerankServiceAsyncStub") -> None:
     long = "the capital of China is Beijing " * (1 << 15)
     response = await stub.Rerank(request(["Beijing", long]), timeout=50)
     by_index = {result.index: result for result in response.results}
@@ -119,7 +128,7 @@ async def test_a_long_document_is_cut_and_said_so(stub) -> None:
     assert head.logit == pytest.approx(by_index[1].logit, abs=1e-4)
 
 
-async def test_too_long_under_error_fails_alone(stub) -> None:
+async def test_too_long_under_error_fails_alone(stub: "rerank_pb2_grpc.RerankServiceAsyncStub") -> None:
     documents = ["word " * 1000, "Beijing", "word " * 1000, "gravity"]
     response = await stub.Rerank(request(documents, truncation=common_pb2.TRUNCATION_ERROR), timeout=30)
     assert [error.index for error in response.errors] == [0, 2]
@@ -133,7 +142,7 @@ async def test_too_long_under_error_fails_alone(stub) -> None:
     }
 
 
-async def test_a_document_over_the_byte_limit_fails_alone(tiny) -> None:
+async def test_a_document_over_the_byte_limit_fails_alone(tiny: Tiny) -> None:
     async with reranking(tiny, max_text_bytes=8) as served:
         stub = rerank_pb2_grpc.RerankServiceStub(served.channel)
         response = await stub.Rerank(request(["12345678", "123456789", "x"], query="what"), timeout=30)
@@ -143,31 +152,18 @@ async def test_a_document_over_the_byte_limit_fails_alone(tiny) -> None:
         assert not nothing.results
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Rerank(request(["x"], query="123456789"), timeout=30)
-        assert told(error.value).fields == ["query"]
+        assert rich_status(error.value).fields == ["query"]
 
 
-async def test_get_model(tiny, tmp_path) -> None:
+async def test_get_model(tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "rerank"
     shutil.copytree(tiny.rerank, folder)
     (folder / FILE).write_text(json.dumps({"retrieval_weight": 0.25}))
     for model, weight in ((tiny.rerank, None), (folder, 0.25)):
         async with reranking(type(tiny)(tiny.embed, model)) as served:
-            told_model = await rerank_pb2_grpc.RerankServiceStub(served.channel).GetModel(
+            described = await rerank_pb2_grpc.RerankServiceStub(served.channel).GetModel(
                 rerank_pb2.GetModelRequest(), timeout=10
             )
-        assert told_model.max_tokens == MAX_TOKENS
-        assert told_model.HasField("recommended_retrieval_weight") == (weight is not None)
-        assert told_model.recommended_retrieval_weight == (weight or 0)
-
-
-@pytest.mark.parametrize("card", ["[]", "{", *(f'{{"retrieval_weight": {bad}}}' for bad in ("2", '"x"', "true"))])
-def test_a_malformed_card_stops_the_start(tmp_path, card) -> None:
-    (tmp_path / FILE).write_text(card)
-    with pytest.raises(ValueError, match=r"winnow\.json"):
-        recommended_retrieval_weight(str(tmp_path))
-
-
-def test_a_hub_id_and_a_card_without_the_number_recommend_nothing(tmp_path) -> None:
-    assert recommended_retrieval_weight("Qwen/Qwen3-Reranker-0.6B") is None
-    (tmp_path / FILE).write_text("{}")
-    assert recommended_retrieval_weight(str(tmp_path)) is None
+        assert described.max_tokens == MAX_TOKENS
+        assert described.HasField("recommended_retrieval_weight") == (weight is not None)
+        assert described.recommended_retrieval_weight == (weight or 0)

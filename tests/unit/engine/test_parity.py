@@ -21,6 +21,7 @@ from services.engine.models.qwen3.heads import yes_no
 from services.engine.models.qwen3.prompts import RerankPrompts
 from services.engine.packing.packing import Packed, pack
 from services.engine.packing.transfer import lay_out, read, write
+from services.engine.text.prompts import Prompt
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import EngineSettings, InputType, Priority, Truncation
 from tests.support.plain_attention import plain_varlen
@@ -159,7 +160,8 @@ def test_fp16_packed_weights_of_a_bf16_checkpoint(checkpoints: Callable[..., Pat
     family = Qwen3Family(Checkpoint.open(str(folder)))
     head = yes_no(family.config, family.tensors, prompts.yes_id, prompts.no_id, torch.device("cpu"))
     model = device(folder, linear=packed_fp16, head=head)
-    logits = model.launch(model.pack([prompt.tokens for prompt in built]))()[:, 0]
+    packed = model.pack([prompt.tokens for prompt in built if isinstance(prompt, Prompt)])
+    logits = model.launch(packed)()[:, 0]
     assert np.abs(1 / (1 + np.exp(-logits)) - recipe.rerank("gravity", texts())).max() <= 1e-4
 
 

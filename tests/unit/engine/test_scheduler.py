@@ -120,7 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
         async def send() -> asyncio.Task[Outcome[Any]]:
             payloads = [(number, i) for i in range(len(costs))]
-            task = asyncio.ensure_future(
+            task: asyncio.Task[Outcome[Any]] = asyncio.ensure_future(
                 self.world.scheduler.submit(
                     payloads, costs, shared=shared, priority=priority, deadline=deadline, context=number
                 )
@@ -194,7 +194,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check(self, batch: Batch[Any, Any]) -> None:
         cost, count, bulk = 0, 0, 0
         for job, start, stop in batch.parts:
-            sent = self.sent[job.context] if job.context < len(self.sent) else None
+            number = job.context
+            assert isinstance(number, int)
+            sent = self.sent[number] if number < len(self.sent) else None
             assert stop > start
             part = job.shared + sum(job.costs[start:stop])
             cost, count = cost + part, count + stop - start
@@ -202,12 +204,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             if sent:
                 assert not sent.cancelled
             # First in, first out: never behind a later request, never twice, never out of order within one.
-            assert job.context >= self.started[job.priority]
-            self.started[job.priority] = job.context
+            assert number >= self.started[job.priority]
+            self.started[job.priority] = number
             for item in range(start, stop):
-                assert (job.context, item) not in self.items
-                assert item == 0 or (job.context, item - 1) in self.items
-                self.items.add((job.context, item))
+                assert (number, item) not in self.items
+                assert item == 0 or (number, item - 1) in self.items
+                self.items.add((number, item))
         assert cost == batch.cost
         assert cost <= self.limits.batch or count == 1
         if batch.priority is Priority.INTERACTIVE and bulk:

@@ -1,7 +1,9 @@
 """What our channels promise: assumptions about grpc's own behaviour, kept as tests."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -11,23 +13,25 @@ from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import ReplicaFull
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import failure, serving, told
+from tests.support.serving import Served, failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 
-def target(*servers) -> str:
+def target(*servers: Served) -> str:
     return "ipv4:" + ",".join(served.address for served in servers)
 
 
 @asynccontextmanager
-async def pool(*applications, settings=None, health_service=None):
+async def pool(
+    *applications: Scripted, settings: ChannelSettings | None = None, health_service: str | None = None
+) -> AsyncIterator[tuple["embed_pb2_grpc.EmbedServiceAsyncStub", list[Served]]]:
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(serving(application)) for application in applications]
         to = channel(target(*servers), Telemetry(), settings, health_service=health_service)
         yield embed_pb2_grpc.EmbedServiceStub(await stack.enter_async_context(to)), servers
 
 
-async def full(request, context):
+async def full(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
     raise ReplicaFull(0.05)
 
 
@@ -64,7 +68,7 @@ async def test_attempts_are_bounded_and_the_last_status_is_told() -> None:
     async with pool(busy, settings=ChannelSettings(attempts=3)) as (stub, _):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
-    assert told(error.value).reason == "REPLICA_FULL"
+    assert rich_status(error.value).reason == "REPLICA_FULL"
     assert busy.calls == 3
 
 
@@ -108,10 +112,10 @@ async def test_a_proxy_to_the_internet_is_not_the_way_to_our_own_servers(monkeyp
 
 
 @pytest.mark.parametrize("token", ["line feed\n", "zero\x00", "schlüssel"])
-async def test_a_call_that_cannot_start_fails_at_once(token, caplog) -> None:
+async def test_a_call_that_cannot_start_fails_at_once(token: str, caplog: pytest.LogCaptureFixture) -> None:
     """gRPC refuses such metadata before anything is sent; a unary call then has no status to wait for."""
     async with pool(Scripted(), settings=ChannelSettings(token=token)) as (stub, servers):
-        calls = [
+        calls: list[Awaitable[object]] = [
             stub.Embed(embed_pb2.EmbedRequest()),  # no deadline: nothing else would end them
             stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest()])).read(),
             stub.EmbedStream().read(),

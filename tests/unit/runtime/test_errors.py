@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import grpc
 import pytest
@@ -6,7 +7,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from services.runtime import errors, rpc_status
 from tests.support.scripted import Scripted
-from tests.support.serving import details, serving, told
+from tests.support.serving import details, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 # One of each kind: (problem, code, reason, pushback trailer).
@@ -35,14 +36,16 @@ EACH = [
 
 
 def raising(problem: BaseException) -> Scripted:
-    async def answer(request, context):
+    async def answer(
+        request: embed_pb2.EmbedRequest | embed_pb2.EmbedStreamRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
         raise problem
 
     return Scripted(answer)
 
 
 def test_each_kind_of_problem_is_in_the_list() -> None:
-    def kinds(base: type) -> set[type]:
+    def kinds(base: type[errors.Problem]) -> set[type[errors.Problem]]:
         return {base} | {kind for sub in base.__subclasses__() for kind in kinds(sub)}
 
     public = {kind for kind in kinds(errors.Problem) if not kind.__name__.startswith("_")}
@@ -50,7 +53,7 @@ def test_each_kind_of_problem_is_in_the_list() -> None:
 
 
 @pytest.mark.parametrize(("problem", "code", "reason", "pushback"), EACH, ids=lambda v: type(v).__name__)
-async def test_on_the_wire(problem, code, reason, pushback) -> None:
+async def test_on_the_wire(problem: errors.Problem, code: grpc.StatusCode, reason: str, pushback: str | None) -> None:
     async with serving(raising(problem)) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
         with pytest.raises(grpc.aio.AioRpcError) as unary:
@@ -60,7 +63,7 @@ async def test_on_the_wire(problem, code, reason, pushback) -> None:
             async for _ in stream:
                 pass
     for error in (unary.value, streamed.value):
-        seen = told(error)
+        seen = rich_status(error)
         assert (seen.code, seen.reason) == (code, reason)
         assert re.fullmatch(r"[A-Z][A-Z0-9_]+[A-Z0-9]", seen.reason)
         assert len(seen.reason) <= 63
@@ -83,7 +86,9 @@ def as_rpc_error(status: status_pb2.Status, code: grpc.StatusCode) -> grpc.aio.A
 
 
 @pytest.mark.parametrize(("problem", "code", "reason", "pushback"), EACH, ids=lambda v: type(v).__name__)
-def test_an_upstreams_status_is_told_again(problem, code, reason, pushback) -> None:
+def test_an_upstreams_status_is_told_again(
+    problem: errors.Problem, code: grpc.StatusCode, reason: str, pushback: str | None
+) -> None:
     again = rpc_status.from_rpc_error(as_rpc_error(errors.to_status(problem), code), "embed worker")
     if isinstance(problem, errors.Unauthenticated):  # our credentials, not the caller's
         assert isinstance(again, errors.Internal)
@@ -104,14 +109,14 @@ def test_an_upstreams_status_is_told_again(problem, code, reason, pushback) -> N
         (CODES.RESOURCE_EXHAUSTED, errors.Internal),
     ],
 )
-def test_text_from_within_grpc_is_not_told(code, kind) -> None:
+def test_text_from_within_grpc_is_not_told(code: grpc.StatusCode, kind: type[errors.Problem]) -> None:
     inner = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "ipv4:10.0.0.7:50051: refused")
     problem = rpc_status.from_rpc_error(inner, "embed worker")
     assert isinstance(problem, kind)
     assert "10.0.0.7" not in str(errors.to_status(problem))
 
 
-def test_the_incident_is_logged_without_the_exceptions_text(caplog) -> None:
+def test_the_incident_is_logged_without_the_exceptions_text(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError("the caller's secret text")
     except ValueError as error:
@@ -125,7 +130,7 @@ def test_the_incident_is_logged_without_the_exceptions_text(caplog) -> None:
     assert len(caplog.records) == 1
 
 
-def test_exceptions_that_name_each_other_as_cause_are_logged_once(caplog) -> None:
+def test_exceptions_that_name_each_other_as_cause_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     rpc_status.to_problem(first)
@@ -137,7 +142,7 @@ async def test_many_long_violations_still_reach_the_caller() -> None:
     async with serving(raising(problem)) as served:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(served.channel).Embed(embed_pb2.EmbedRequest(), timeout=10)
-    seen = told(error.value)
+    seen = rich_status(error.value)
     assert seen.code is CODES.INVALID_ARGUMENT
     assert seen.reason == "INVALID_FIELD"
     assert seen.fields == [f"texts[{i}]" for i in range(8)]
@@ -149,4 +154,4 @@ async def test_the_longest_name_still_reaches_the_caller() -> None:
     async with serving(raising(problem)) as served:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await embed_pb2_grpc.EmbedServiceStub(served.channel).Embed(embed_pb2.EmbedRequest(), timeout=10)
-    assert told(error.value).reason == "NOT_FOUND"
+    assert rich_status(error.value).reason == "NOT_FOUND"

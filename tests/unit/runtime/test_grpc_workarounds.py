@@ -4,8 +4,9 @@ All are expected to fail. One that passes after an upgrade of grpc fails the sui
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -37,11 +38,11 @@ async def bare(servicer: embed_pb2_grpc.EmbedServiceServicer) -> AsyncIterator[s
 
 
 @fault(AssertionError)
-async def test_the_server_waits_for_one_future_however_many_methods_it_has(monkeypatch) -> None:
+async def test_the_server_waits_for_one_future_however_many_methods_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[int] = []
     wait = asyncio.wait
 
-    async def recorded(futures, **named):
+    async def recorded(futures: Iterable[asyncio.Task[object]], **named: Any) -> object:
         waited.append(len(list(futures)))
         return await wait(futures, **named)
 
@@ -80,11 +81,11 @@ class TwoKinds(grpc.aio.UnaryUnaryClientInterceptor, grpc.aio.StreamStreamClient
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    async def intercept_unary_unary(self, continuation, client_call_details, request):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         self.seen.append("unary")
         return await continuation(client_call_details, request)
 
-    async def intercept_stream_stream(self, continuation, client_call_details, request_iterator):
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         self.seen.append("stream")
         return await continuation(client_call_details, request_iterator)
 
@@ -105,7 +106,7 @@ async def test_one_interceptor_sees_every_kind_of_call_that_it_is_an_instance_of
 
 @fault(AssertionError)
 async def test_a_handler_that_ends_by_a_stray_cancellation_has_a_status() -> None:
-    async def answer(request, context):
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         future = asyncio.get_running_loop().create_future()
         future.cancel()
         await future
@@ -121,10 +122,12 @@ class Unread(Scripted):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tasks: list[asyncio.Task | None] = []
+        self.tasks: list[asyncio.Task[Any] | None] = []
         self.began, self.ended = asyncio.Event(), asyncio.Event()
 
-    async def EmbedStream(self, request_iterator, context):  # noqa: N802 - the contract's name
+    async def EmbedStream(  # noqa: N802 - the contract's name
+        self, request_iterator: AsyncIterator[embed_pb2.EmbedStreamRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[embed_pb2.EmbedStreamResponse]:
         self.tasks.append(asyncio.current_task())
         try:
             self.began.set()

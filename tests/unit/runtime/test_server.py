@@ -1,6 +1,7 @@
 """What happens around a handler: limits, strays, the gate, health, reflection."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -9,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.runtime.lifecycle import LIVENESS
 from tests.support.scripted import SERVICE, Scripted
-from tests.support.serving import PlainSettings, failure, serving, told
+from tests.support.serving import PlainSettings, Served, failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 EMBED = f"/{SERVICE}/Embed"
@@ -17,7 +18,7 @@ CODES = grpc.StatusCode
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def raw(served, method: str = EMBED):
+def raw(served: Served, method: str = EMBED) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
     """The method, without any encoding of the request."""
     return served.channel.unary_unary(method, request_serializer=None, response_deserializer=None)
 
@@ -28,11 +29,11 @@ async def test_an_answer_passes_untouched() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x03\xed\xa0\x80", b"\x0a\xff\xff\xff\x7f"])
-async def test_malformed_messages_are_the_callers_fault(data) -> None:
+async def test_malformed_messages_are_the_callers_fault(data: bytes) -> None:
     # The second and third are strings that are no UTF-8; the third is a lone surrogate.
     application = Scripted()
     async with serving(application) as served:
-        seen = told(await failure(raw(served)(data, timeout=10)))
+        seen = rich_status(await failure(raw(served)(data, timeout=10)))
     assert (seen.code, seen.reason) == (CODES.INVALID_ARGUMENT, "INVALID_FIELD")
     assert seen.fields == ["winnow.embed.v1.EmbedRequest"]
     assert application.calls == 0
@@ -46,7 +47,7 @@ async def test_a_message_over_the_limit_is_refused_by_name() -> None:
         assert fits.ByteSize() == 1 << 16
         await stub.Embed(fits, timeout=10)
         fits.texts[0] += "x"
-        seen = told(await failure(stub.Embed(fits, timeout=10)))
+        seen = rich_status(await failure(stub.Embed(fits, timeout=10)))
         assert (seen.code, seen.fields) == (CODES.INVALID_ARGUMENT, ["winnow.embed.v1.EmbedRequest"])
         assert str(1 << 16) in seen.status.message
         # Far over it grpc itself cuts the message off, before it takes memory.
@@ -56,15 +57,19 @@ async def test_a_message_over_the_limit_is_refused_by_name() -> None:
 
 async def test_a_malformed_message_within_a_stream_ends_it() -> None:
     async with serving(Scripted()) as served:
-        call = served.channel.stream_stream(f"/{SERVICE}/EmbedStream", None, None)(timeout=10)
+        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        method = served.channel.stream_stream(f"/{SERVICE}/EmbedStream", None, None)
+        call = method(timeout=10)
         await call.write(b"")
         assert await call.read() == b""
         await call.write(b"\xff")
-        seen = told(await failure(call.read()))
+        seen = rich_status(await failure(call.read()))
     assert (seen.code, seen.fields) == (CODES.INVALID_ARGUMENT, ["winnow.embed.v1.EmbedStreamRequest"])
 
 
-async def cancelled_future(request, context):
+async def cancelled_future(
+    request: embed_pb2.EmbedRequest | embed_pb2.EmbedStreamRequest, context: grpc.aio.ServicerContext[Any, Any]
+) -> None:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
     await future
@@ -73,16 +78,16 @@ async def cancelled_future(request, context):
 async def test_a_stray_cancellation_reaches_the_caller_at_once() -> None:
     async with serving(Scripted(cancelled_future)) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
-        seen = told(await failure(stub.Embed(embed_pb2.EmbedRequest(), timeout=30)))
+        seen = rich_status(await failure(stub.Embed(embed_pb2.EmbedRequest(), timeout=30)))
         assert (seen.code, seen.reason) == (CODES.INTERNAL, "INTERNAL")
         call = stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest()]), timeout=30)
-        assert told(await failure(call.read())).code is CODES.INTERNAL
+        assert rich_status(await failure(call.read())).code is CODES.INTERNAL
 
 
 async def test_a_real_cancellation_ends_the_handler() -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
-    async def answer(request, context):
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         began.set()
         try:
             await asyncio.Event().wait()
@@ -96,14 +101,14 @@ async def test_a_real_cancellation_ends_the_handler() -> None:
         await asyncio.wait_for(ended.wait(), 10)
 
 
-async def test_an_exceptions_text_never_reaches_the_caller(caplog) -> None:
-    async def answer(request, context):
+async def test_an_exceptions_text_never_reaches_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         raise ValueError(f"cannot digest {request.texts[0]}")
 
     async with serving(Scripted(answer)) as served:
         call = raw(served)(embed_pb2.EmbedRequest(texts=["a private letter"]).SerializeToString(), timeout=10)
         error = await failure(call)
-    seen = told(error)
+    seen = rich_status(error)
     assert (seen.code, seen.reason) == (CODES.INTERNAL, "INTERNAL")
     incident = seen.status.message.split()[4]
     assert incident in caplog.text
@@ -113,7 +118,7 @@ async def test_an_exceptions_text_never_reaches_the_caller(caplog) -> None:
 
 
 async def test_a_code_that_a_handler_chose_itself_is_kept() -> None:
-    async def answer(request, context):
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(CODES.DATA_LOSS, "lost")
 
     async with serving(Scripted(answer)) as served:
@@ -128,7 +133,7 @@ async def test_an_unknown_method_is_unimplemented() -> None:
 
 async def test_while_it_loads_calls_are_refused_and_health_says_so() -> None:
     async with serving(Scripted(), start=False) as served:
-        seen = told(await failure(raw(served)(b"", timeout=10)))
+        seen = rich_status(await failure(raw(served)(b"", timeout=10)))
         assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "NOT_READY")
         assert "loading" in seen.status.message
         health = health_pb2_grpc.HealthStub(served.channel)
@@ -140,7 +145,7 @@ async def test_while_it_loads_calls_are_refused_and_health_says_so() -> None:
         served.lifecycle.stop()
         await served.lifecycle.announce()
         assert (await watch.read()).status == NOT_SERVING
-        seen = told(await failure(raw(served)(b"", timeout=10)))
+        seen = rich_status(await failure(raw(served)(b"", timeout=10)))
         assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "NOT_READY")
         assert "draining" in seen.status.message
 
@@ -154,7 +159,7 @@ async def test_while_it_loads_calls_are_refused_and_health_says_so() -> None:
         ("broken", [NOT_SERVING, NOT_SERVING, NOT_SERVING]),
     ],
 )
-async def test_health_by_name(phase, expected) -> None:
+async def test_health_by_name(phase: str, expected: list[int]) -> None:
     async with serving(Scripted(), start=phase != "loading") as served:
         if phase == "draining":
             served.lifecycle.stop()
@@ -169,7 +174,7 @@ async def test_health_by_name(phase, expected) -> None:
         assert unknown.code() is CODES.NOT_FOUND
 
 
-async def reflected(served) -> list[str]:
+async def reflected(served: Served) -> list[str]:
     stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]), timeout=10)
     response = await call.read()
@@ -186,7 +191,7 @@ async def test_reflection_lists_the_services() -> None:
 async def test_the_process_is_idle_when_its_calls_have_ended() -> None:
     began, release = asyncio.Event(), asyncio.Event()
 
-    async def answer(request, context):
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         began.set()
         await release.wait()
 

@@ -35,7 +35,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_variables_are_read_and_the_rest_has_defaults(monkeypatch) -> None:
+def test_variables_are_read_and_the_rest_has_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMPLE_ITEMS", "7")
     monkeypatch.setenv("SAMPLE_LISTEN", "127.0.0.1:0")
     monkeypatch.setenv("SAMPLE_METRICS_LISTEN", "")
@@ -53,15 +53,19 @@ def test_variables_are_read_and_the_rest_has_defaults(monkeypatch) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        Settings().items = 3
+        Settings().items = 3  # type: ignore[misc]
 
 
-def test_an_unknown_variable_stops_the_start_and_names_the_nearest(monkeypatch, capsys) -> None:
+def test_an_unknown_variable_stops_the_start_and_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SAMPLE_ITEM", "7")
     assert "SAMPLE_ITEM: there is no such setting; did you mean SAMPLE_ITEMS?" in refusal(capsys)
 
 
-def test_a_variable_of_a_kubernetes_service_is_explained(monkeypatch, capsys) -> None:
+def test_a_variable_of_a_kubernetes_service_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SAMPLE_PORT_50051_TCP_ADDR", "10.0.0.1")
     assert "enableServiceLinks: false" in refusal(capsys)
 
@@ -92,13 +96,15 @@ def test_a_variable_of_a_kubernetes_service_is_explained(monkeypatch, capsys) ->
         ("REDIS_URL", "redis://host\n/0"),
     ],
 )
-def test_a_wrong_value_stops_the_start_by_name(monkeypatch, capsys, name, value) -> None:
+def test_a_wrong_value_stops_the_start_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
     monkeypatch.setenv(f"SAMPLE_{name}", value)
     assert refusal(capsys).startswith(f"wrong setting: SAMPLE_{name}: ")
 
 
 @pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n", "\t{}\t"])
-def test_white_space_around_a_value_is_dropped(monkeypatch, around) -> None:
+def test_white_space_around_a_value_is_dropped(monkeypatch: pytest.MonkeyPatch, around: str) -> None:
     values = {"TOKEN": "hush", "TARGET": "host:1", "LISTEN": "[::]:1", "TLS_CA": "", "LOG_LEVEL": "DEBUG", "ITEMS": "3"}
     for name, value in values.items():
         monkeypatch.setenv(f"SAMPLE_{name}", around.format(value))
@@ -109,14 +115,18 @@ def test_white_space_around_a_value_is_dropped(monkeypatch, around) -> None:
 
 
 @pytest.mark.parametrize("value", ["hush hush", "hush\nhush", "hüsh", "hush\x7f!"])
-def test_a_refused_secret_is_not_shown(monkeypatch, capsys, value) -> None:
+def test_a_refused_secret_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
     monkeypatch.setenv("SAMPLE_TOKEN", value)
     said = refusal(capsys)
     assert said.startswith("wrong setting: SAMPLE_TOKEN: ")
     assert value[:2] not in said.removeprefix("wrong setting: ")
 
 
-def test_all_wrong_variables_are_named_at_once(monkeypatch, capsys) -> None:
+def test_all_wrong_variables_are_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SAMPLE_ITEMS", "0")
     monkeypatch.setenv("SAMPLE_LISTEN", "x")
     monkeypatch.setenv("SAMPLE_NONE", "x")
@@ -124,13 +134,15 @@ def test_all_wrong_variables_are_named_at_once(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize("names", [("TLS_CERT",), ("TLS_KEY",), ("TLS_CA",)])
-def test_half_of_tls_stops_the_start(monkeypatch, capsys, names) -> None:
+def test_half_of_tls_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], names: tuple[str]
+) -> None:
     for name in names:
         monkeypatch.setenv(f"SAMPLE_{name}", "/some/file")
     assert "tls_cert and tls_key" in refusal(capsys)
 
 
-def test_what_is_told_holds_no_secret(monkeypatch, caplog) -> None:
+def test_what_is_told_holds_no_secret(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("SAMPLE_TOKEN", "hush")
     monkeypatch.setenv("SAMPLE_REDIS_URL", "redis://me:hush@host:6379/0")
     settings = load(Settings)
@@ -154,7 +166,7 @@ def test_what_is_told_holds_no_secret(monkeypatch, caplog) -> None:
         ("dns:///workers:50051", "dns:///workers:50051"),
     ],
 )
-def test_urls_are_told_without_what_may_be_a_secret(monkeypatch, url, shown) -> None:
+def test_urls_are_told_without_what_may_be_a_secret(monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
     monkeypatch.setenv("SAMPLE_REDIS_URL", url)
     assert redacted(load(Settings))["SAMPLE_REDIS_URL"] == shown
 

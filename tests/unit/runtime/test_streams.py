@@ -1,5 +1,8 @@
 import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
+from random import Random
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +13,10 @@ from services.runtime.streams import fitting, in_completion_order, unless, until
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 
+T = TypeVar("T")
 
-async def each(items):
+
+async def each(items: Iterable[T]) -> AsyncIterator[T]:
     for item in items:
         yield item
 
@@ -21,10 +26,11 @@ class Work:
 
     def __init__(self) -> None:
         self.running: dict[int, asyncio.Future[int]] = {}
-        self.began = asyncio.Queue()
+        self.began: asyncio.Queue[int] = asyncio.Queue()
 
     async def __call__(self, chunk: int) -> int:
-        future = self.running[chunk] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.running[chunk] = future
         self.began.put_nowait(chunk)
         try:
             return await future
@@ -48,7 +54,7 @@ async def test_results_come_as_they_finish() -> None:
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.integers(1, 12), max_size=30), st.integers(1, 10), st.randoms())
-def test_cost_in_flight_stays_within_the_window(costs, window, random) -> None:
+def test_cost_in_flight_stays_within_the_window(costs: list[int], window: int, random: Random) -> None:
     async def run() -> None:
         in_flight: list[int] = []
 
@@ -69,7 +75,7 @@ def test_cost_in_flight_stays_within_the_window(costs, window, random) -> None:
 async def test_a_consumer_that_does_not_ask_stops_the_reading() -> None:
     read: list[int] = []
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[tuple[int, int]]:
         for index in range(100):
             read.append(index)
             yield index, 1
@@ -87,7 +93,7 @@ async def test_a_consumer_that_does_not_ask_stops_the_reading() -> None:
 async def test_a_failure_is_raised_after_what_was_in_flight() -> None:
     work = Work()
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[tuple[int, int]]:
         yield 0, 1
         yield 1, 1
         raise ValueError("no more")
@@ -109,7 +115,7 @@ async def test_a_failure_is_raised_after_what_was_in_flight() -> None:
 async def test_a_failed_part_ends_the_reading() -> None:
     gate = asyncio.Event()
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[tuple[int, int]]:
         yield 0, 1
         await gate.wait()
         yield 1, 1
@@ -140,7 +146,7 @@ async def test_until_gives_everything_where_nothing_stops_it() -> None:
 async def test_until_ends_while_it_waits() -> None:
     stopping, never = asyncio.Event(), asyncio.Event()
 
-    async def items():
+    async def items() -> AsyncIterator[int]:
         yield 1
         await never.wait()
         yield 2
@@ -154,7 +160,7 @@ async def test_until_ends_while_it_waits() -> None:
 
 
 async def test_until_tells_what_the_source_raises() -> None:
-    async def items():
+    async def items() -> AsyncIterator[int]:
         yield 1
         raise OSError("gone")
 
@@ -191,7 +197,7 @@ async def test_what_a_stream_waits_for_ends_when_the_process_stops() -> None:
 
 
 @given(st.lists(st.integers(0, 20_000), max_size=40), st.integers(1 << 13, 1 << 16))
-def test_results_are_cut_into_messages_that_fit(sizes, limit) -> None:
+def test_results_are_cut_into_messages_that_fit(sizes: list[int], limit: int) -> None:
     results = [embed_pb2.EmbedStreamResult(id=str(n), result={"embedding": {"data": b"x" * size}})
                for n, size in enumerate(sizes)]  # fmt: skip
     parts = list(fitting(results, limit))

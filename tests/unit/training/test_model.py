@@ -80,6 +80,8 @@ def test_nano_rerank_adds_similarity_and_words_found() -> None:
     words = torch.arange(tokens[nano_rerank.MARKS[-1]])
 
     def prompt(query: list[int], doc: list[int]) -> list[int]:
+        head: tuple[str | int, ...]
+        middle: tuple[str | int, ...]
         head = ("<|im_start|>", "system", "\n", 0, 1, 2, "<|im_end|>", "\n", "<|im_start|>", 3, "\n", "<Instruct", ">:")
         middle = (4, 5, "\n", "<Query", ">:", *query, "\n", "<Document", ">:", *doc)
         tail = ("<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "<think>", "\n\n", "</think>", "\n\n")

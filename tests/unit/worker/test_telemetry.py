@@ -2,6 +2,7 @@
 
 import asyncio
 import urllib.request
+from collections.abc import AsyncIterator
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -9,8 +10,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from services.runtime.channel import channel
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.otlp import attributes, named
-from tests.support.tiny import embedding, held, until_calls, until_queued
+from tests.support.otlp import Receiver, attributes, named
+from tests.support.tiny import Tiny, embedding, held, until_calls, until_queued
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 SERVER = Span.SPAN_KIND_SERVER
@@ -18,13 +19,15 @@ STAGES = [names.BATCH, names.FORWARD, names.QUEUE, names.TOKENIZE]
 
 
 @pytest.fixture
-async def telemetry(collected):
+async def telemetry(collected: Receiver) -> AsyncIterator[Telemetry]:
     made = Telemetry.start("winnow-embed", "127.0.0.1:0")
     yield made
     await asyncio.to_thread(made.shutdown)
 
 
-async def test_each_request_has_its_stages_and_is_linked_to_its_batch(tiny, telemetry, collected) -> None:
+async def test_each_request_has_its_stages_and_is_linked_to_its_batch(
+    tiny: Tiny, telemetry: Telemetry, collected: Receiver
+) -> None:
     async with embedding(tiny, telemetry) as served, channel(served.address, telemetry) as to:
         stub = embed_pb2_grpc.EmbedServiceStub(to)
         with held(served.worker):  # both wait, so that one batch serves them
@@ -42,10 +45,10 @@ async def test_each_request_has_its_stages_and_is_linked_to_its_batch(tiny, tele
     for batch in batches:
         assert batch.parent_span_id == b""
         assert {by_id[link.span_id].kind for link in batch.links} == {SERVER}
-        told = attributes(batch.attributes)
-        assert told[names.BATCH_SEGMENTS] == len(batch.links)
-        assert 0 < told[names.BATCH_UNIQUE_TOKENS] <= told[names.BATCH_REQUESTED_TOKENS]
-        assert told[names.PRIORITY] == "interactive"
+        found = attributes(batch.attributes)
+        assert found[names.BATCH_SEGMENTS] == len(batch.links)
+        assert 0 < found[names.BATCH_UNIQUE_TOKENS] <= found[names.BATCH_REQUESTED_TOKENS]
+        assert found[names.PRIORITY] == "interactive"
     for server in servers:
         assert by_id[server.parent_span_id].kind == Span.SPAN_KIND_CLIENT
         children = {span.name: span for span in spans if span.parent_span_id == server.span_id}
@@ -56,14 +59,14 @@ async def test_each_request_has_its_stages_and_is_linked_to_its_batch(tiny, tele
         assert queue.end_time_unix_nano <= forward.start_time_unix_nano < forward.end_time_unix_nano
         (link,) = forward.links
         assert server.span_id in {request.span_id for request in by_id[link.span_id].links}
-        told = attributes(server.attributes)
-        assert told[names.OPERATION] == "embeddings"
-        assert told[names.RESPONSE_MODEL] == "embed"
-        assert told[names.INPUT_TOKENS] > 0
+        found = attributes(server.attributes)
+        assert found[names.OPERATION] == "embeddings"
+        assert found[names.RESPONSE_MODEL] == "embed"
+        assert found[names.INPUT_TOKENS] > 0
     assert "secret" not in str(spans)
 
 
-async def test_an_unsampled_caller_costs_no_spans(tiny, telemetry, collected) -> None:
+async def test_an_unsampled_caller_costs_no_spans(tiny: Tiny, telemetry: Telemetry, collected: Receiver) -> None:
     async with embedding(tiny, telemetry) as served:
         stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
         unsampled = (("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-00"),)
@@ -81,7 +84,7 @@ async def test_an_unsampled_caller_costs_no_spans(tiny, telemetry, collected) ->
     assert {span.trace_id.hex() for span in spans if span.name != names.BATCH} == {"a" * 32}
 
 
-async def test_the_endpoint_tells_queue_and_batches(tiny, telemetry) -> None:
+async def test_the_endpoint_tells_queue_and_batches(tiny: Tiny, telemetry: Telemetry) -> None:
     def read() -> dict[str, float]:
         with urllib.request.urlopen(f"http://{telemetry.metrics_address}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,12 +189,13 @@ def test_files_that_are_missing_or_broken_are_named(copy: Callable[..., Path], t
 def test_settings_that_cannot_be_served_are_named(copy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copy()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for settings, says in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"max_tokens": 5000}, "this model takes 64 to 4096"),
         ({"device": "tpu"}, "device 'tpu' is unknown"),
         ({"device": "cuda"}, "no CUDA device"),
         ({"dtype": "int4"}, "dtype 'int4' is unknown"),
-    ]:
+    ]
+    for settings, says in wrong:
         with pytest.raises(CheckpointError, match=says):
             load(folder, **settings)
     edit_config(folder, vocab_size=100)
@@ -314,7 +316,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_starts_and_fails_only_the_t
     assert np.array_equal(good.vector, other.vector)
 
 
-IDENTITY = {
+IDENTITY: dict[str, Any] = {
     "name": "n", "revision": "r", "config": ModelConfig.parse(QWEN_06B), "weights": "w", "tokenizer": "t",
     "head": "h", "dtype": "d", "template": "v",
 }  # fmt: skip

@@ -74,8 +74,8 @@ def test_ragged_attention_with_grouped_heads_and_longer_keys(last: bool) -> None
     q = torch.randn(rows, 16, 128).bfloat16()
     k, v = torch.randn(packed.tokens, 8, 128).bfloat16(), torch.randn(packed.tokens, 8, 128).bfloat16()
     cu, max_q = (packed.cu_last, 1) if last else (packed.cu_q, packed.max_q)
-    integers = [torch.from_numpy(array) for array in (cu, packed.cu_k, packed.kv_index)]
-    expected = Ragged(*integers, max_q, packed.max_k, plain_varlen)(q.float(), k.float(), v.float())
-    on_device = Ragged(*(i.cuda() for i in integers), max_q, packed.max_k, varlen)
+    cu_q, cu_k, kv_index = (torch.from_numpy(array) for array in (cu, packed.cu_k, packed.kv_index))
+    expected = Ragged(cu_q, cu_k, kv_index, max_q, packed.max_k, plain_varlen)(q.float(), k.float(), v.float())
+    on_device = Ragged(cu_q.cuda(), cu_k.cuda(), kv_index.cuda(), max_q, packed.max_k, varlen)
     got = on_device(q.cuda(), k.cuda(), v.cuda()).float().cpu()
     torch.testing.assert_close(got, expected, atol=2e-2, rtol=2e-2)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.engine.devices.buffer_pool import BufferPool
 from services.engine.devices.cuda_graphs import BUCKETS, Bucket, bucket_for, pad
+from services.engine.layers.attention.cuda import Ragged
 from services.engine.packing import transfer
 from services.engine.packing.packing import Packed, pack
 from tests.support.plain_attention import plain_varlen
@@ -78,6 +79,8 @@ def test_a_batch_survives_the_buffer(counts: list[int], shared: bool) -> None:
     buffer = np.full(layout.words + 7, -1, np.int32)
     transfer.write(packed, layout, buffer)
     batch = transfer.read(packed, layout, torch.from_numpy(buffer), plain_varlen)
+    assert isinstance(batch.attend, Ragged)
+    assert isinstance(batch.attend_last, Ragged)
     for tensor, array in [
         (batch.ids, packed.ids),
         (batch.positions, packed.positions),
@@ -90,6 +93,7 @@ def test_a_batch_survives_the_buffer(counts: list[int], shared: bool) -> None:
         assert tensor.data_ptr() % 16 == batch.ids.data_ptr() % 16
     assert (batch.attend.kv_index is None) == (packed.kv_index is None)
     if packed.kv_index is not None:
+        assert batch.attend.kv_index is not None
         assert np.array_equal(batch.attend.kv_index.numpy(), packed.kv_index)
 
 

@@ -28,7 +28,8 @@ def visible(packed: Packed, row: int, segment: int) -> list[int]:
     keys = packed.kv_index if packed.kv_index is not None else np.arange(packed.tokens)
     own = keys[packed.cu_k[segment] : packed.cu_k[segment + 1]]
     behind = packed.cu_q[segment + 1] - 1 - row  # causal, aligned at the end
-    return own[: len(own) - behind].tolist()
+    rows: list[int] = own[: len(own) - behind].tolist()
+    return rows
 
 
 def seen_on_the_cpu(packed: Packed, cu: np.ndarray) -> list[list[int]]:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Fast
 
-from services.engine.models.qwen3.prompts import EmbedPrompts, Prompt, RerankPrompts
+from services.engine.models.qwen3.prompts import EmbedPrompts, RerankPrompts
 from services.engine.text import ends
 from services.engine.text.cuts import Cuts
 from services.engine.text.ends import encode_ends
+from services.engine.text.prompts import Prompt
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Failure, Ids, InputType, Truncation
 from tests.support import checkpoints as tiny
@@ -31,6 +32,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 fragments = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.characters(exclude_categories=["Cs"])), max_size=30)
 texts = fragments.map("".join)
+_WORDS: Tokenizer
 examples = settings(max_examples=300, deadline=None)
 
 
@@ -48,7 +50,8 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(text: str) -> list[int]:
-    return _WORDS.encode([text])[0].tolist()  # type: ignore[no-any-return]
+    tokens: list[int] = _WORDS.encode([text])[0].tolist()
+    return tokens
 
 
 def never() -> None:
@@ -189,9 +192,12 @@ def test_an_endless_instruction_or_query_is_read_only_until_it_is_too_long(monke
 
     read: list[int] = []
     encode = Tokenizer.encode
-    monkeypatch.setattr(
-        Tokenizer, "encode", lambda self, batch: (read.append(sum(map(len, batch))), encode(self, batch))[1]
-    )
+
+    def counted(self: Tokenizer, batch: list[str]) -> list[Ids]:
+        read.append(sum(map(len, batch)))
+        return encode(self, batch)
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
     endless = "what which where " * 200_000
     how = {"truncation": Truncation.END, "max_tokens": 8192}
     with pytest.raises(InvalidInput, match="instruction"):

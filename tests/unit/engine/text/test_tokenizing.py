@@ -187,7 +187,7 @@ async def test_refused_before_any_work_when_too_much_waits() -> None:
         await asyncio.sleep(0)
         for name in work.gates:
             work.end(name)
-        assert await asyncio.gather(quick, other) == ["quick", "other"]
+        assert [await quick, await other] == ["quick", "other"]
         assert "refused" not in work.log
 
 
@@ -330,9 +330,12 @@ async def test_many_prompts_of_short_texts_are_not_read_on_the_event_loop(
     here = threading.get_ident()
     threads: set[int] = set()
     encode = Tokenizer.encode
-    monkeypatch.setattr(
-        Tokenizer, "encode", lambda self, texts: (threads.add(threading.get_ident()), encode(self, texts))[1]
-    )
+
+    def noted(self: Tokenizer, texts: list[str]) -> list[Ids]:
+        threads.add(threading.get_ident())
+        return encode(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode", noted)
     await engine.embed(["a"] * 200, input_type=InputType.QUERY, max_tokens=LIMIT)
     assert here not in threads
 

@@ -12,7 +12,7 @@ def result(data: bytes, tokens: int = 3) -> embed_pb2.EmbedResult:
 
 
 @given(st.lists(st.integers(0, 20_000).map(bytes), min_size=1, max_size=5))
-def test_a_concatenation_is_a_response(payloads):
+def test_a_concatenation_is_a_response(payloads: list[bytes]) -> None:
     frames = EncodedResultCache(1 << 20)
     results = [result(data) for data in payloads]
     for number, one in enumerate(results):
@@ -23,18 +23,20 @@ def test_a_concatenation_is_a_response(payloads):
     assert list(response.results) == results
 
 
-def test_all_or_nothing_and_keys_apart():
+def test_all_or_nothing_and_keys_apart() -> None:
     frames = EncodedResultCache(1 << 20)
     frames.put(("a", 1), "text", result(b"1"))
     frames.put(("a", 2), "text", result(b"2"))
     assert frames.get(("a", 1), ["text", "other"]) is None
     assert frames.get(("a", 3), ["text"]) is None
     for number in (1, 2):
-        [frame] = frames.get(("a", number), ["text"])
+        found = frames.get(("a", number), ["text"])
+        assert found is not None
+        [frame] = found
         assert embed_pb2.EmbedResponse.FromString(frame.data).results[0].embedding.data == str(number).encode()
 
 
-def test_many_keys_are_forgotten_not_confused():
+def test_many_keys_are_forgotten_not_confused() -> None:
     frames = EncodedResultCache(1 << 20)
     for number in range(5000):
         frames.put(number, "text", result(str(number).encode()))
@@ -44,7 +46,7 @@ def test_many_keys_are_forgotten_not_confused():
     assert frames.get(4999, ["text"]) is not None
 
 
-def test_many_keys_are_forgotten_long_before_the_limit():
+def test_many_keys_are_forgotten_long_before_the_limit() -> None:
     frames = EncodedResultCache(1 << 30)
     for number in range(5000):
         frames.put(number, "text", result(b"x"))
@@ -55,7 +57,7 @@ def test_many_keys_are_forgotten_long_before_the_limit():
     st.integers(0, 3000),
     st.lists(st.tuples(st.booleans(), st.sampled_from("ab"), st.lists(st.integers(0, 5), max_size=4)), max_size=40),
 )
-def test_never_another_text_and_never_over_the_limit(limit, steps):
+def test_never_another_text_and_never_over_the_limit(limit: int, steps: list[tuple[bool, str, list[int]]]) -> None:
     frames = EncodedResultCache(limit)
     for writes, key, numbers in steps:
         texts = [str(number) for number in numbers]
@@ -68,7 +70,7 @@ def test_never_another_text_and_never_over_the_limit(limit, steps):
         assert 0 <= frames.held_bytes <= limit
 
 
-def test_what_is_asked_for_stays_and_the_rest_goes():
+def test_what_is_asked_for_stays_and_the_rest_goes() -> None:
     frames = EncodedResultCache(10_000)
     frames.put("key", "asked", result(b"a"))
     frames.put("key", "left", result(b"b"))

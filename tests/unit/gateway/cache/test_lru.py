@@ -15,7 +15,7 @@ class Value:
 
 
 @given(st.integers(0, 50), st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(1, 20)), max_size=60))
-def test_against_a_list(limit, steps):
+def test_against_a_list(limit: int, steps: list[tuple[bool, int, int]]) -> None:
     lru: Lru[bytes, Value] = Lru(limit)
     model: list[tuple[bytes, Value]] = []
     for writes, number, size in steps:

@@ -16,12 +16,12 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(), json_values, max_size=4))
-def test_any_json_object_is_fine(value):
+def test_any_json_object_is_fine(value: dict[str, object]) -> None:
     assert metadata_error(json.dumps(value)) is None
 
 
 @pytest.mark.parametrize("good", ["", "{}", ' {"a": 1}\n', '{"a": [1, "x", true, null]}', '{"a": ' + "9" * 200 + "}"])
-def test_good(good):
+def test_good(good: str) -> None:
     assert metadata_error(good) is None
 
 
@@ -31,12 +31,12 @@ def test_good(good):
      '{"a": 1e400}', '{"a": 1}x', '{"a":' * 40 + "1" + "}" * 40, '{"a":' + "[" * 100_000,
      json.dumps({"a": "x" * MAX_METADATA_BYTES})],
 )  # fmt: skip
-def test_bad(bad):
+def test_bad(bad: str) -> None:
     assert metadata_error(bad)
 
 
 @given(st.text(), st.text(), st.booleans())
-def test_digests_survive_and_tell_documents_apart(text, metadata, truncated):
+def test_digests_survive_and_tell_documents_apart(text: str, metadata: str, truncated: bool) -> None:
     digest = Digest.of(Document("id", text, metadata))
     kept = Digest(digest.text, digest.metadata, truncated)
     assert Digest.unpack(kept.pack()) == kept
@@ -46,5 +46,5 @@ def test_digests_survive_and_tell_documents_apart(text, metadata, truncated):
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\x01" * 33, b"\x01" * 35, b"\x02" + bytes(33)])
-def test_what_is_no_digest_is_none(value):
+def test_what_is_no_digest_is_none(value: bytes | None) -> None:
     assert Digest.unpack(value) is None

@@ -1,7 +1,7 @@
 """The filter language, beside a plain reading of it, on a real Redis."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +28,9 @@ def redis() -> Iterator[RedisProcess]:
         yield server
 
 
-def found(redis: RedisProcess, documents: list[dict], filter_: str, ascii_: bool = True) -> list[int]:
+def found(
+    redis: RedisProcess, documents: Sequence[Mapping[str, object]], filter_: str, ascii_: bool = True
+) -> list[int]:
     """Which documents a filter finds."""
     with redis.client() as client:
         client.flushall()
@@ -51,7 +53,9 @@ several = settings(
 
 @several
 @given(st.lists(st.dictionaries(texts, texts, max_size=3), min_size=1, max_size=6), st.data())
-def test_a_string_is_found_where_it_is_and_nowhere_else(redis, documents, data):
+def test_a_string_is_found_where_it_is_and_nowhere_else(
+    redis: RedisProcess, documents: list[dict[str, str]], data: st.DataObject
+) -> None:
     key = data.draw(st.sampled_from([key for one in documents for key in one] or [""]))
     value = data.draw(st.sampled_from([value for one in documents for value in one.values()] or [""]) | texts)
     wanted = [n for n, one in enumerate(documents) if one.get(key) == value]
@@ -65,7 +69,7 @@ def test_a_string_is_found_where_it_is_and_nowhere_else(redis, documents, data):
 
 @several
 @given(st.lists(st.dictionaries(st.just("k"), numbers | st.booleans()), min_size=1, max_size=6), numbers)
-def test_numbers_and_booleans(redis, documents, value):
+def test_numbers_and_booleans(redis: RedisProcess, documents: list[dict[str, bool | float]], value: float) -> None:
     known = [(n, float(one["k"])) for n, one in enumerate(documents) if "k" in one]
     for operator, holds in (("==", float.__eq__), (">=", float.__ge__), ("<", float.__lt__)):
         wanted = [n for n, it in known if holds(it, float(value))]
@@ -76,14 +80,14 @@ def test_numbers_and_booleans(redis, documents, value):
 
 @several
 @given(st.lists(st.lists(texts, max_size=3), min_size=1, max_size=5), texts)
-def test_strings_in_lists(redis, documents, value):
+def test_strings_in_lists(redis: RedisProcess, documents: list[list[str]], value: str) -> None:
     wanted = [n for n, one in enumerate(documents) if value in one]
     assert found(redis, [{"k": one} for one in documents], f"{json.dumps(value)} in .k") == wanted
 
 
 @several
 @given(st.lists(texts, min_size=1, max_size=5), texts)
-def test_a_part_of_a_string(redis, documents, value):
+def test_a_part_of_a_string(redis: RedisProcess, documents: list[str], value: str) -> None:
     wanted = [n for n, one in enumerate(documents) if value in one]
     assert found(redis, [{"k": one} for one in documents], f"{json.dumps(value)} in .k") == wanted
 
@@ -112,7 +116,7 @@ def test_a_part_of_a_string(redis, documents, value):
         ".größe in [1, 1.5] and not (.größe == 1)",
     ],
 )
-def test_what_filters_say(redis, filter_, ascii_):
+def test_what_filters_say(redis: RedisProcess, filter_: str, ascii_: bool) -> None:
     document = {
         "city": "München", "größe": 1.5, "a.b": 1, "a b": 1, "a-b": 1, "Up": "x", "quote": "say \"hi\" \\ '",
         "line": "a\nb", "": "empty", "yes": True, "no": False, "tags": ["ü", 2, None, {"x": 1}, [3]], "nothing": None,
@@ -122,24 +126,24 @@ def test_what_filters_say(redis, filter_, ascii_):
     assert found(redis, [other, document], filter_, ascii_) == [1]
 
 
-def test_what_filters_do_not_see(redis):
+def test_what_filters_do_not_see(redis: RedisProcess) -> None:
     """Objects, and lists or objects in lists, are as if they were not there; NFC and NFD are two strings."""
-    documents = [{"k": {"x": 1}}, {"k": "u\u0308"}, {}]
+    documents: list[dict[str, object]] = [{"k": {"x": 1}}, {"k": "u\u0308"}, {}]
     assert found(redis, documents, ".k != 1") == [1]
     assert found(redis, documents, '.k == "\u00fc"') == []
 
 
-def test_of_a_key_twice_the_last_counts():
+def test_of_a_key_twice_the_last_counts() -> None:
     assert attributes('{"k": 1, "k": 2}') == attributes('{"k": 2}')
 
 
 @pytest.mark.parametrize("metadata", ["", "{}", '{"k": {"x": 1}}'])
-def test_nothing_to_filter_on_is_nothing(metadata):
+def test_nothing_to_filter_on_is_nothing(metadata: str) -> None:
     assert attributes(metadata) == b""
 
 
 @given(st.dictionaries(texts, texts | st.lists(texts), max_size=4))
-def test_attributes_have_nothing_to_decode(document):
+def test_attributes_have_nothing_to_decode(document: dict[str, list[str] | str]) -> None:
     stored = attributes(json.dumps(document))
     assert b"\\" not in stored
     assert all(byte >= 0x20 for byte in stored)
@@ -162,14 +166,14 @@ def test_attributes_have_nothing_to_decode(document):
         (".k == " + "9" * 400, "out of range"),
     ],
 )
-def test_what_is_refused_says_what_to_do(bad, says):
+def test_what_is_refused_says_what_to_do(bad: str, says: str) -> None:
     with pytest.raises(FilterError, match=r".+") as refused:
         translate(bad)
     assert says in str(refused.value)
     assert len(str(refused.value)) <= 200  # of which a status keeps so many
 
 
-def test_a_refusal_of_redis_is_told_in_the_callers_words(redis):
+def test_a_refusal_of_redis_is_told_in_the_callers_words(redis: RedisProcess) -> None:
     filter_ = '.größe == "Ü" and [x]'
     translated = translate(filter_)
     with redis.client() as client:
@@ -182,7 +186,7 @@ def test_a_refusal_of_redis_is_told_in_the_callers_words(redis):
 
 
 @given(texts, texts)
-def test_keys_and_strings_are_stored_one_to_one(one, other):
+def test_keys_and_strings_are_stored_one_to_one(one: str, other: str) -> None:
     assert (attributes(json.dumps({one: other})) == attributes(json.dumps({other: one}))) == (one == other)
     assert (attributes(json.dumps({one: 1})) == attributes(json.dumps({other: 1}))) == (one == other)
     assert (attributes(json.dumps({"k": one})) == attributes(json.dumps({"k": other}))) == (one == other)

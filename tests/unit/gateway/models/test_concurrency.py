@@ -10,7 +10,7 @@ from gateway.models.concurrency import for_each, partition
 
 
 @given(st.lists(st.integers(0, 30)), st.integers(1, 5), st.integers(1, 50))
-def test_partition_keeps_order_and_limits(lengths, max_items, max_bytes):
+def test_partition_keeps_order_and_limits(lengths: list[int], max_items: int, max_bytes: int) -> None:
     texts = ["x" * length for length in lengths]
     positions = list(range(len(texts)))
     parts = partition(positions, texts, max_items, max_bytes)
@@ -20,7 +20,7 @@ def test_partition_keeps_order_and_limits(lengths, max_items, max_bytes):
         assert len(part) == 1 or sum(lengths[position] for position in part) <= max_bytes
 
 
-async def test_each_bounds_what_runs_at_once():
+async def test_each_bounds_what_runs_at_once() -> None:
     running = most = 0
 
     async def work(_: int) -> None:
@@ -34,7 +34,7 @@ async def test_each_bounds_what_runs_at_once():
     assert most == 3
 
 
-async def test_the_first_failure_ends_the_others():
+async def test_the_first_failure_ends_the_others() -> None:
     ended = []
 
     async def work(part: int) -> None:

@@ -6,6 +6,7 @@ All are expected to fail. One that passes after an upgrade of redis-py fails the
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from redis.asyncio.connection import Connection, ConnectionPool
@@ -37,7 +38,7 @@ async def server_that_reads_nothing() -> AsyncIterator[int]:
             writer.transport.abort()
 
 
-def options(port: int) -> dict[str, object]:
+def options(port: int) -> dict[str, Any]:
     """Of a connection that sends nothing when it is made."""
     return {"host": "127.0.0.1", "port": port, "protocol": 2, "driver_info": None, "socket_timeout": 0.2}
 
@@ -46,7 +47,8 @@ def options(port: int) -> dict[str, object]:
 async def test_a_connection_that_is_closed_without_waiting_holds_nothing_back() -> None:
     async with server_that_reads_nothing() as port:
         connection = Connection(**options(port))
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
+        assert connection._writer is not None
         transport = connection._writer.transport
         try:
             with pytest.raises(RedisTimeoutError):
@@ -61,10 +63,10 @@ async def test_a_connection_that_is_closed_without_waiting_holds_nothing_back() 
 async def test_a_pool_waits_for_a_connection() -> None:
     async with server_that_reads_nothing() as port:
         pool = ConnectionPool(max_connections=1, **options(port))
-        connection = await pool.get_connection()
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(2):
-                await pool.get_connection()
+                await pool.get_connection()  # type: ignore[no-untyped-call]
         finally:
             await pool.release(connection)
             await pool.disconnect()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gateway.cache.codec import CachedScore
 from gateway.index.documents import Document
 from gateway.search.scoring import blend, cut, nearest, rescored
-from gateway.search.types import Candidate
+from gateway.search.types import Candidate, Hit
 from services.api.backend import ScoredDocument
 
 
@@ -20,7 +20,7 @@ def scored(score: float) -> ScoredDocument:
     return ScoredDocument(logit=0.0, score=score, tokens=1, truncated=False)
 
 
-def names(hits) -> list[str]:
+def names(hits: list[Hit]) -> list[str]:
     return [hit.candidate.document.id for hit in hits]
 
 
@@ -42,7 +42,7 @@ def test_rescored_takes_exact_cosines_where_there_are_some() -> None:
 
 
 @given(st.floats(0, 1), st.floats(-1, 1), st.floats(0, 1))
-def test_a_blend_lies_between_its_parts(weight, cosine, score) -> None:
+def test_a_blend_lies_between_its_parts(weight: float, cosine: float, score: float) -> None:
     assert min(cosine, score) - 1e-12 <= blend(weight, cosine, score) <= max(cosine, score) + 1e-12
     assert (blend(1.0, cosine, score), blend(0.0, cosine, score)) == (cosine, score)
 
@@ -67,10 +67,12 @@ def test_equal_scores_keep_the_first_stages_order() -> None:
     st.lists(st.tuples(st.floats(-1, 1), st.none() | st.floats(-60, 60)), max_size=12),
     st.floats(0, 1), st.integers(1, 12), st.none() | st.floats(-1, 1),
 )  # fmt: skip
-def test_the_cut_is_sorted_by_score_then_rank(pairs, weight, top_n, least):
+def test_the_cut_is_sorted_by_score_then_rank(
+    pairs: list[tuple[float, float | None]], weight: float, top_n: int, least: float | None
+) -> None:
     pairs.sort(key=lambda pair: -pair[0])
     candidates = [Candidate(Document(str(n), ""), cosine, n + 1) for n, (cosine, _) in enumerate(pairs)]
-    scores = [None if logit is None else CachedScore(logit, 1, False) for _, logit in pairs]
+    scores = [None if logit is None else scored(CachedScore(logit, 1, False).score) for _, logit in pairs]
     hits = cut(candidates, scores, retrieval_weight=weight, min_score=least, top_n=top_n)
     assert len(hits) <= top_n
     order = [(-hit.score, hit.candidate.rank) for hit in hits]

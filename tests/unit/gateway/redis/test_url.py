@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
@@ -39,7 +40,7 @@ SECRET = "s3cr3t"
         (f"unix:///run/redis.sock?password={SECRET}", "unix:///run/redis.sock?password=***"),
     ],
 )
-def test_good_urls_and_how_they_are_shown(url, shown):
+def test_good_urls_and_how_they_are_shown(url: str, shown: str) -> None:
     read = RedisUrl(url)
     assert read.get_secret_value() == url.strip()
     assert (str(read), f"{read}", repr(read)) == (shown, shown, f"RedisUrl('{shown}')")
@@ -89,7 +90,9 @@ def test_good_urls_and_how_they_are_shown(url, shown):
         f"unix+cluster:///{SECRET}",
     ],
 )
-def test_bad_urls_stop_the_start_without_a_word_of_them(monkeypatch, capsys, url):
+def test_bad_urls_stop_the_start_without_a_word_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
     monkeypatch.setenv("GATEWAY_INDEX_URL", url)
     with pytest.raises(SystemExit):
         load(GatewaySettings)
@@ -102,7 +105,7 @@ def test_bad_urls_stop_the_start_without_a_word_of_them(monkeypatch, capsys, url
     assert SECRET not in str(raised.value)
 
 
-def test_what_is_special_has_to_be_encoded(monkeypatch, capsys):
+def test_what_is_special_has_to_be_encoded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GATEWAY_REDIS_URL", "redis://:pa/ss@host")
     with pytest.raises(SystemExit):
         load(GatewaySettings)
@@ -110,7 +113,9 @@ def test_what_is_special_has_to_be_encoded(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("form", ["plain", "json"])
-def test_the_line_of_settings_holds_no_secret(monkeypatch, capsys, form):
+def test_the_line_of_settings_holds_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: Literal["plain", "json"]
+) -> None:
     monkeypatch.setenv("GATEWAY_REDIS_URL", f"redis://:a@{SECRET}@host/1?username={SECRET}")
     settings = load(GatewaySettings)
     assert redacted(settings)["GATEWAY_REDIS_URL"] == "redis://***@host/1?username=***"

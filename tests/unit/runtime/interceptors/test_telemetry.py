@@ -4,6 +4,8 @@
 import asyncio
 import gc
 import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -34,7 +36,9 @@ class Endless(Scripted):
         self.ended = asyncio.Event()
         self.current: set[trace.Span] = set()
 
-    async def EmbedStream(self, request_iterator, context):
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[embed_pb2.EmbedStreamRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[embed_pb2.EmbedStreamResponse]:
         try:
             answered = 0
             while answered != self.waits_before:
@@ -61,7 +65,7 @@ class Kept(SpanExporter):
         tracers.add_span_processor(SimpleSpanProcessor(self))
         self.telemetry = Telemetry(tracers)
 
-    def export(self, spans):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.spans += spans
         self.first.set()
         return SpanExportResult.SUCCESS

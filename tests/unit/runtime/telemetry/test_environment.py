@@ -1,26 +1,18 @@
 """Each OTEL_* variable is obeyed, or the process ends at the start with a line that says what is allowed."""
 
-import asyncio
 import logging
 import os
 import subprocess
 import sys
 
 import pytest
-from opentelemetry import baggage, trace
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
-from services.runtime.channel import channel
-from services.runtime.telemetry import exporters, names
 from services.runtime.telemetry.environment import read
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.otlp import HttpReceiver, attributes
-from tests.support.scripted import Scripted
-from tests.support.serving import serving
-from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
-TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SECRET = "s3cr3t"
+
 
 # Variables, what the line says, what it never says.
 REFUSED = [
@@ -105,7 +97,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("environ", "line"), REFUSED, ids=lambda value: str(value) if isinstance(value, dict) else "")
-def test_a_wrong_value_ends_the_process_by_name(environ, line, capsys) -> None:
+def test_a_wrong_value_ends_the_process_by_name(
+    environ: dict[str, str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         Telemetry.start("winnow-test", None, environ)
     assert ended.value.code == 2
@@ -115,7 +109,7 @@ def test_a_wrong_value_ends_the_process_by_name(environ, line, capsys) -> None:
     assert SECRET not in said
 
 
-def test_every_wrong_value_is_told_at_once(capsys) -> None:
+def test_every_wrong_value_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read({"OTEL_PROPAGATORS": "x", "OTEL_TRACES_EXPORTER": "x", "OTEL_EXPORTER_OTLP_PROTOCOL": "x"}, True)
     assert len(capsys.readouterr().err.splitlines()) == 3
@@ -171,114 +165,9 @@ def test_traces_go_where_an_endpoint_is_or_where_they_are_asked_for() -> None:
     ).traces_console
 
 
-def test_a_variable_without_effect_is_logged(caplog) -> None:
+def test_a_variable_without_effect_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     read({"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "grpc", "OTEL_TRACES_SAMPLER_ARG": "0.5", "OTEL_SERVICE_NAME": "x"}, True)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL has no effect in this process",
         "OTEL_TRACES_SAMPLER_ARG has no effect in this process",
     ]
-
-
-def test_both_signals_over_http(monkeypatch) -> None:
-    with HttpReceiver() as to:
-        for name, value in {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": to.endpoint,
-            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20t0ken",
-            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
-            "OTEL_METRICS_EXPORTER": "otlp",
-        }.items():
-            monkeypatch.setenv(name, value)
-        made = Telemetry.start("winnow-test")
-        made.tracer.start_span("over http").end()
-        made.counter(names.CACHE_HITS).add(3)
-        made.shutdown()
-    assert [span.name for span in to.spans()] == ["over http"]
-    assert sorted(to.paths) == ["/v1/metrics", "/v1/traces"]
-    assert {headers["authorization"] for headers in to.headers} == {"Bearer t0ken"}
-    assert {headers["content-encoding"] for headers in to.headers} == {"gzip"}
-    (resource,) = to.traces[0].resource_spans
-    assert attributes(resource.resource.attributes)["service.name"] == "winnow-test"
-
-
-async def test_each_signal_may_go_its_own_way(collected, monkeypatch) -> None:
-    with HttpReceiver() as to:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{to.endpoint}/v1/traces")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-        monkeypatch.setenv("OTEL_METRICS_EXPORTER", "otlp")
-        made = Telemetry.start("winnow-test")
-        made.tracer.start_span("x").end()
-        made.counter(names.CACHE_HITS).add(3)
-        await asyncio.to_thread(made.shutdown)
-    assert len(to.spans()) == 1
-    assert (collected.spans, to.metrics) == ([], [])
-    assert set(collected.metrics) == {"winnow_cache_hits"}
-
-
-def test_the_console(capfd, monkeypatch) -> None:
-    for name in ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"):
-        monkeypatch.setenv(name, "console")
-    made = Telemetry.start("winnow-test")
-    made.tracer.start_span("to the console").end()
-    made.counter(names.CACHE_HITS).add(3)
-    made.shutdown()
-    said = capfd.readouterr().out
-    assert '"name": "to the console"' in said
-    assert "winnow_cache_hits" in said
-
-
-def started(propagators: str, **more: str) -> Telemetry:
-    return Telemetry.start("winnow-test", None, {"OTEL_PROPAGATORS": propagators, **more})
-
-
-@pytest.mark.parametrize(
-    ("propagators", "trace_goes_on", "baggage_goes_on"),
-    [
-        ("tracecontext,baggage", True, True),
-        ("tracecontext", True, False),
-        ("baggage", False, True),
-        ("none", False, False),
-    ],
-)
-@pytest.mark.parametrize("disabled", ["false", "true"])
-async def test_propagators_decide_what_is_taken_and_what_is_sent(
-    propagators: str, trace_goes_on: bool, baggage_goes_on: bool, disabled: str
-) -> None:
-    """Caller → first server → second server, as caller → gateway → worker."""
-    telemetry = started(propagators, OTEL_SDK_DISABLED=disabled)
-    received: list[dict[str, str]] = []
-    seen: list[object] = []
-
-    async def last(request, context):
-        received.append(dict(context.invocation_metadata()))
-
-    async with serving(Scripted(last), telemetry=telemetry) as second, channel(second.address, telemetry) as to:
-
-        async def first(request, context):
-            seen.append((trace.get_current_span().get_span_context().trace_id, baggage.get_baggage("tenant")))
-            await embed_pb2_grpc.EmbedServiceStub(to).Embed(request, timeout=20)
-
-        async with serving(Scripted(first), telemetry=telemetry) as served:
-            metadata = (("traceparent", TRACEPARENT), ("baggage", "tenant=blue"))
-            stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
-            await stub.Embed(embed_pb2.EmbedRequest(), metadata=metadata, timeout=20)
-    trace_id = TRACEPARENT.split("-")[1]
-    ((own, tenant),) = seen
-    assert (f"{own:032x}" == trace_id) == trace_goes_on
-    assert tenant == ("blue" if baggage_goes_on else None)
-    assert (trace_id in received[0].get("traceparent", "")) == trace_goes_on
-    assert received[0].get("baggage") == ("tenant=blue" if baggage_goes_on else None)
-    telemetry.shutdown()
-
-
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4317", "localhost:4317", "http://collector.tracing.svc:4317"])
-def test_a_proxy_does_not_stand_between_us_and_a_collector_that_no_proxy_excludes(monkeypatch, endpoint) -> None:
-    monkeypatch.setenv("http_proxy", "http://proxy:1")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("NO_PROXY", ".svc")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    assert exporters._options("TRACES") == (("grpc.enable_http_proxy", 0),)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://collector.example.com:4317")
-    assert exporters._options("TRACES") == ()
-    assert exporters._options("METRICS") == (("grpc.enable_http_proxy", 0),)

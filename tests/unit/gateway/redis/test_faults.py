@@ -8,6 +8,13 @@ from redis.exceptions import RedisError
 
 from gateway.redis.faults import Fault, FaultLog, fault_of
 
+
+def parse_error(reply: str) -> Exception:
+    """The error that redis-py raises for a reply."""
+    error: Exception = BaseParser.parse_error(reply)
+    return error
+
+
 SERVER = "127.0.0.1:6379"
 OOM = "OOM command not allowed when used memory > 'maxmemory'."
 NOPERM = "NOPERM User x has no permissions to run the 'set' command"
@@ -44,15 +51,15 @@ NOPERM = "NOPERM User x has no permissions to run the 'set' command"
         ("You said something new", Fault.REFUSED),
     ],
 )
-def test_every_reply_has_its_fault(reply, fault):
-    assert fault_of(BaseParser.parse_error(reply)) is fault
+def test_every_reply_has_its_fault(reply: str, fault: Fault) -> None:
+    assert fault_of(parse_error(reply)) is fault
 
 
 @pytest.mark.parametrize(
     ("error", "fault"),
     [(TimeoutError(), Fault.TIMEOUT), (OSError(), Fault.UNREACHABLE), (RedisError(), Fault.UNREACHABLE)],
 )
-def test_so_has_silence(error, fault):
+def test_so_has_silence(error: Exception, fault: Fault) -> None:
     assert fault_of(error) is fault
 
 
@@ -64,14 +71,19 @@ class Clock:
 
 
 @pytest.fixture
-def faults(caplog):
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def faults(caplog: pytest.LogCaptureFixture, clock: Clock) -> FaultLog:
     caplog.set_level(logging.INFO, "winnow.redis")
-    return FaultLog("cache", "GATEWAY_CACHE_URL", Clock())
+    return FaultLog("cache", "GATEWAY_CACHE_URL", clock)
 
 
-def test_one_line_when_it_begins_and_one_when_it_ends(faults, caplog):
+def test_one_line_when_it_begins_and_one_when_it_ends(faults: FaultLog, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        faults.failed(SERVER, BaseParser.parse_error(OOM), ("SET", "k", "v"))
+        faults.failed(SERVER, parse_error(OOM), ("SET", "k", "v"))
         faults.worked(SERVER, ("GET", "k"))
     assert len(caplog.messages) == 1
     assert "maxmemory" in caplog.text
@@ -81,28 +93,32 @@ def test_one_line_when_it_begins_and_one_when_it_ends(faults, caplog):
     assert "works again" in caplog.text
 
 
-def test_what_comes_and_goes_does_not_fill_the_log(faults, caplog):
+def test_what_comes_and_goes_does_not_fill_the_log(
+    faults: FaultLog, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(100):
         faults.failed(SERVER, TimeoutError())
         faults.worked(SERVER, ("GET", "k"))
     assert len(caplog.messages) == 2
-    faults._clock.now = 60.0
+    clock.now = 60.0
     faults.failed(SERVER, TimeoutError())
     assert len(caplog.messages) == 3
 
 
-def test_a_script_that_only_reads_says_nothing_about_one_that_writes(faults, caplog):
-    faults.failed(SERVER, BaseParser.parse_error(OOM), ("EVAL", "write", 1, "k"))
+def test_a_script_that_only_reads_says_nothing_about_one_that_writes(
+    faults: FaultLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.failed(SERVER, parse_error(OOM), ("EVAL", "write", 1, "k"))
     faults.worked(SERVER, ("EVAL", "read", 1, "k"))
     assert len(caplog.messages) == 1
 
 
-def test_the_setting_is_named_and_no_text_of_a_caller_is_quoted(faults, caplog):
-    faults.failed(
-        SERVER, BaseParser.parse_error("ERR unknown command 'VSIM', with args: 'private'"), ("VSIM", "private")
-    )
-    faults.failed(SERVER, BaseParser.parse_error("WRONGPASS invalid username-password pair"))
-    faults.failed(SERVER, BaseParser.parse_error("ERR syntax error in FILTER expression near private"), ("VSIM", "k"))
+def test_the_setting_is_named_and_no_text_of_a_caller_is_quoted(
+    faults: FaultLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.failed(SERVER, parse_error("ERR unknown command 'VSIM', with args: 'private'"), ("VSIM", "private"))
+    faults.failed(SERVER, parse_error("WRONGPASS invalid username-password pair"))
+    faults.failed(SERVER, parse_error("ERR syntax error in FILTER expression near private"), ("VSIM", "k"))
     assert len(caplog.messages) == 2
     assert "GATEWAY_CACHE_URL" in caplog.text
     assert "private" not in caplog.text

@@ -1,3 +1,0 @@
-from tests.support.tiny import tiny
-
-__all__ = ["tiny"]
