@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[Policy, Break]] = {
         lambda m: m.get("Service", "winnow-embed")["spec"].pop("clusterIP"),
     ),
     "listens elsewhere": (
-        policies.listens_where_told,
+        policies.listens_as_set,
         lambda m: settings(m, "embed").update(EMBED_LISTEN="[::]:50055"),
     ),
     "short grace": (policies.grace, lambda m: embed(m).update(terminationGracePeriodSeconds=30)),
@@ -136,15 +136,15 @@ BROKEN: dict[str, tuple[Policy, Break]] = {
         lambda m: settings(m, "gateway").update(GATEWAY_DRAIN_SECONDS="soon"),
     ),
     "weights elsewhere": (
-        policies.weights_are_where_told,
+        policies.weights_are_as_set,
         lambda m: settings(m, "embed").update(EMBED_MODEL="/model/qwen3-embedding-0.6b"),
     ),
     "writable weights": (
-        policies.weights_are_where_told,
+        policies.weights_are_as_set,
         lambda m: container(m)["volumeMounts"][0].update(readOnly=False),
     ),
     "hub not off": (
-        policies.weights_are_where_told,
+        policies.weights_are_as_set,
         lambda m: container(m)["env"].remove(variable(m, "HF_HUB_OFFLINE")),
     ),
     "cache larger than its container": (

@@ -99,7 +99,7 @@ async def test_the_deadline_is_passed_on() -> None:
         gateway.embed_worker.Embed = watch  # type: ignore[method-assign]
     async with running(embed=gateway.embed_worker) as gateway:
         await embed(gateway, timeout=5)
-        assert 0 < seen[0] < 5
+        assert 0 < seen[0] <= 5.05  # gRPC rounds a timeout up on the wire, by 1 % at most
 
 
 async def test_a_follower_with_more_time_is_not_bound_by_the_leader() -> None:

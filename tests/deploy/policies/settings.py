@@ -44,7 +44,7 @@ def settings_are_valid(m: Manifests) -> Iterator[str]:
             yield f"{pods.name}/{container['name']}: {error}"
 
 
-def weights_are_where_told(m: Manifests) -> Iterator[str]:
+def weights_are_as_set(m: Manifests) -> Iterator[str]:
     """A worker's model lies in a volume mounted read-only, the hub is off, and a Job or an image fills the volume."""
     for pods, container, kind, environment in ours(m):
         if kind is GatewaySettings:

@@ -25,7 +25,7 @@ def services_reach_ports(m: Manifests) -> Iterator[str]:
             yield f"Service {name} is not headless"
 
 
-def listens_where_told(m: Manifests) -> Iterator[str]:
+def listens_as_set(m: Manifests) -> Iterator[str]:
     """The ports that a container lists are those on which its settings make it listen."""
     for pods, container, kind, environment in ours(m):
         prefix = str(kind.model_config["env_prefix"])
