@@ -37,7 +37,8 @@ _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Distance between two outputs for one text that rounding may explain; a wrong mask or position moves them much more.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-_WARM_UP_TOKENS = 256
+_WARM_UP_TOKENS = (6, 24, 256)  # of a batch; and a full batch, if it takes less than so many seconds
+_WARM_UP_S, _WARM_UP_TEXT = 1.0, 64
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
 
@@ -91,11 +92,11 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         raise
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
     runner = Runner(built.device, model_thread)
-    rate = _warm_up(runner, tokenizer, batch_tokens)
+    throughput = Throughput(_warm_up(runner, tokenizer, batch_tokens), batch_tokens)
     depth = 2 if built.device.overlaps else 1
     limits = Limits(
         batch=batch_tokens,
-        bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(rate * _BULK_S))),
+        bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(throughput.rate() * _BULK_S))),
         queue=settings.queue_tokens or max(32 * batch_tokens, 16 * max_tokens),
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
         depth=depth,
@@ -123,7 +124,7 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         template_version=family.template_version,
         weights_digest=built.weights_digest,
     )
-    return Loaded(info, family, tokenizer, runner, limits, Throughput(rate, batch_tokens))
+    return Loaded(info, family, tokenizer, runner, limits, throughput)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +164,26 @@ def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
     return torch.device(kind), _DTYPES[name]
 
 
-def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
-    """Touches every weight and allocates; gives tokens per second of a large batch."""
-    text = _probe(tokenizer)
-    # Different beginnings, so that nothing is shared.
-    batch = [np.roll(text, i) for i in range(max(1, min(batch_tokens, _WARM_UP_TOKENS) // len(text)))]
-    seconds = []
-    for _ in range(3):  # the first is slow; estimates from one too slow would refuse work that has time
-        start = time.perf_counter()
-        runner.run(batch)
-        seconds.append(time.perf_counter() - start)
-    return sum(map(len, batch)) / min(seconds)
+def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> dict[int, float]:
+    """Touches every weight and allocates; gives tokens per second by tokens of a batch, from one text to a full batch.
+
+    Sizes that would take long are left out: from some hundred tokens on, a batch costs in proportion.
+    """
+    random, rates = np.random.default_rng(0), dict[int, float]()
+    for size in sorted({min(size, batch_tokens) for size in (*_WARM_UP_TOKENS, batch_tokens)}):
+        if rates and size / rates[max(rates)] > _WARM_UP_S:
+            break
+        # Texts of random tokens, so that nothing is shared.
+        count = max(1, size // _WARM_UP_TEXT)
+        batch = [*random.integers(0, tokenizer.rows, (count, size // count), np.int32)]
+        seconds = []
+        for _ in range(3):  # the first is slow; estimates from one too slow would refuse work that has time
+            start = time.perf_counter()
+            runner.run(batch)
+            seconds.append(time.perf_counter() - start)
+        tokens = sum(map(len, batch))
+        rates[tokens] = tokens / min(seconds)
+    return rates
 
 
 def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> None:

@@ -35,7 +35,7 @@ class World:
         self.batches: list[Batch[Any, Any]] = []
         self.running: list[tuple[Batch[Any, Any], asyncio.Future[list[Any]]]] = []
         self.scheduler: Scheduler[Any, Any] = Scheduler(
-            self.compute, limits, Throughput(RATE, limits.batch), lambda: self.now
+            self.compute, limits, Throughput({limits.batch: RATE}, limits.batch), lambda: self.now
         )
 
     async def compute(self, batch: Batch[Any, Any]) -> list[Any]:
@@ -456,7 +456,7 @@ async def test_a_hundred_thousand_items_take_linear_time() -> None:
         return list(batch.payloads)
 
     limits = Limits(batch=1000, bulk=1000, queue=10**6, mixed=100)
-    scheduler: Scheduler[int, int] = Scheduler(instant, limits, Throughput(RATE, 1000))
+    scheduler: Scheduler[int, int] = Scheduler(instant, limits, Throughput({1000: RATE}, 1000))
     outcome = await scheduler.submit(range(100_000), [5] * 100_000, priority=Priority.BULK)
     assert outcome.results == list(range(100_000))
     many: list[Awaitable[Outcome[int]]] = [scheduler.submit([i], [5], priority=Priority.BULK) for i in range(20_000)]
