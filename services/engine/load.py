@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from services.engine import host
+from services.engine import host, precision
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
 from services.engine.checkpoint.sentence_transformers import longest_text
@@ -34,7 +34,6 @@ _BATCH_TOKENS = {"cpu": 2000, "cuda": 16384}
 _BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Distance between two outputs for one text that rounding may explain; a wrong mask or position moves them much more.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _WARM_UP_TOKENS = (6, 24, 256)  # of a batch; and a full batch, if it takes less than so many seconds
@@ -62,7 +61,7 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
 
     Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself.
     """
-    device, dtype = _placement(settings)
+    device, named = _placement(settings), precision.parse(settings.dtype)
     host.use_threads(settings.threads, settings.tokenizer_threads)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     family = family_of(checkpoint, families)
@@ -86,7 +85,7 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
     # processors, they sleep between two kernels and must be woken for each.
     model_thread = ThreadPoolExecutor(1, "model")
     try:
-        built = model_thread.submit(_build, family, tokenizer, device, dtype, max_tokens, embeds=embeds).result()
+        built = model_thread.submit(_build, family, tokenizer, device, named, max_tokens, embeds=embeds).result()
     except BaseException:
         model_thread.shutdown(wait=False)
         raise
@@ -101,8 +100,8 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
         depth=depth,
     )
-    _check_itself(runner, tokenizer, _TOLERANCE[dtype])
-    dtype_name = str(dtype).removeprefix("torch.")
+    _check_itself(runner, tokenizer, _TOLERANCE[built.dtype])
+    dtype_name = str(built.dtype).removeprefix("torch.")
     info = ModelInfo(
         name=checkpoint.name,
         revision=checkpoint.revision,
@@ -129,26 +128,34 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """The model on its device, its head's name and the digest of its weights."""
+    """The model on its device, its number format, its head's name and the digest of its weights."""
 
     device: Device
+    dtype: torch.dtype
     head: str
     weights_digest: str
 
 
 def _build(
-    family: Family, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype, max_tokens: int, *, embeds: bool
+    family: Family,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    named: torch.dtype | None,
+    max_tokens: int,
+    *,
+    embeds: bool,
 ) -> _Built:
+    dtype = precision.choose(named, device, family.sample())
     read = family.prepare(device, dtype)
     with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
         digest = beside.submit(family.tensors.digest)
         model = read(max_tokens)
         name, head = family.head(tokenizer, device, embeds=embeds)
         on_device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
-        return _Built(on_device, name, digest.result())
+        return _Built(on_device, dtype, name, digest.result())
 
 
-def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
+def _placement(settings: EngineSettings) -> torch.device:
     kind = settings.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -156,12 +163,7 @@ def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
         raise CheckpointError(f"device {kind!r} is unknown: auto, cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device is cuda, but no CUDA device can be used; set it to cpu or auto")
-    name = settings.dtype
-    if name == "auto":
-        name = "float32" if kind == "cpu" else "bfloat16"
-    if name not in _DTYPES:
-        raise CheckpointError(f"dtype {name!r} is unknown: auto, {', '.join(_DTYPES)}")
-    return torch.device(kind), _DTYPES[name]
+    return torch.device(kind)
 
 
 def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> dict[int, float]:
