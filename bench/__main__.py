@@ -10,6 +10,7 @@ COMMANDS = {
     "embed": "tokens per second, compared with the model card's recipe, sentence-transformers and infinity",
     "rerank": "pairs per second, compared with the model card's recipe and sentence-transformers",
     "engine": "latency of one short query in the engine",
+    "sharing": "speed of a worker beside other work on the same cores",
     "gateway": "request rate of a warm cache, compared with a bare gRPC echo server",
     "index": "recall, latency and memory of the index as a collection grows",
     "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",
