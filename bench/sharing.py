@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(model="nano")
     parser.add_argument("--documents", type=int, default=40, help="of a request, some 120 tokens each (default 40)")
     parser.add_argument("--loops", type=_counts, default=[0, 1, 2, 4], help="busy loops beside it (0,1,2,4)")
+    parser.add_argument(
+        "--spins", type=_counts, default=[], help="further policies: values of GOMP_SPINCOUNT"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5)")
     report.add_arguments(parser)
 
@@ -42,10 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     writer = Writer(seed=4)
     documents = [writer.of_words(_DOCUMENT_WORDS) for _ in range(arguments.documents)]
+    policies = _POLICIES | {f"{spins} spins": {"GOMP_SPINCOUNT": str(spins)} for spins in arguments.spins}
     rows: list[Row] = []
     with ExitStack() as children:
-        workers = {name: children.enter_context(Worker(folder, policy)) for name, policy in _POLICIES.items()}
-        second = {name: children.enter_context(Worker(folder, policy)) for name, policy in _POLICIES.items()}
+        workers = {name: children.enter_context(Worker(folder, policy)) for name, policy in policies.items()}
+        second = {name: children.enter_context(Worker(folder, policy)) for name, policy in policies.items()}
         for count in arguments.loops:
             with _busy(count):
                 rows += _rows(f"beside {count} busy loops", workers, {}, documents, arguments.repeats)
