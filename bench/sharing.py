@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(model="nano")
     parser.add_argument("--documents", type=int, default=40, help="of a request, some 120 tokens each (default 40)")
     parser.add_argument("--loops", type=_counts, default=[0, 1, 2, 4], help="busy loops beside it (0,1,2,4)")
-    parser.add_argument(
-        "--spins", type=_counts, default=[], help="further policies: values of GOMP_SPINCOUNT"
-    )
+    parser.add_argument("--spins", type=_counts, default=[], help="further policies: values of GOMP_SPINCOUNT")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5)")
     report.add_arguments(parser)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 _WEIGHT = 0.3  # of a new measurement, for all sizes
 _OWN_WEIGHT = 0.02  # what it counts more for its own size: how sizes compare changes little, and slowly
 _SURPRISE = 2.0  # a batch counts as at most so many times faster or slower than expected: one alone proves little
-_OPTIMISM = 1.1
 
 
 class Throughput:
@@ -16,19 +15,16 @@ class Throughput:
     proportion. Otherwise a worker that starts beside other load, and then only meets small batches, would never learn
     how fast its large ones are.
 
-    Estimates serve to refuse work. A wrong one could shut callers out for ever, since what is refused is never measured
-    again; so each refusal makes the next estimate a little more hopeful, and each measurement settles it.
+    Estimates serve to refuse work, and only work corrects them: see `Scheduler._may_probe`.
     """
 
     def __init__(self, rates: Mapping[int, float], batch_tokens: int) -> None:
         """`rates`: tokens per second by tokens of a batch, as measured at the start: at least one."""
         self._rates = {tokens.bit_length(): rate for tokens, rate in rates.items()}
         self._batch_tokens = batch_tokens
-        self._optimism = 1.0
 
     def measured(self, tokens: int, seconds: float) -> None:
         """A batch of `tokens` took `seconds`."""
-        self._optimism = 1.0
         rate, own = tokens / max(seconds, 1e-9), tokens.bit_length()
         if own > self._batch_tokens.bit_length():  # one long text: attention makes it slower by its length
             before = self._rates.get(own, rate)
@@ -39,10 +35,6 @@ class Throughput:
         rates = {own: expected, **self._rates}
         self._rates = {size: rate * (1 + _WEIGHT * off) for size, rate in rates.items()}
         self._rates[own] *= 1 + _OWN_WEIGHT * off
-
-    def refused(self) -> None:
-        """An estimate was used to refuse work."""
-        self._optimism *= _OPTIMISM
 
     def rate(self, tokens: int | None = None) -> float:
         """Tokens per second of a batch of `tokens`; of full batches if None.
@@ -61,4 +53,11 @@ class Throughput:
     def seconds(self, tokens: int, largest: int = 0) -> float:
         """Estimated time to compute `tokens` in full batches, or in larger ones if one item has `largest` tokens."""
         batch = min(tokens, max(self._batch_tokens, largest))
-        return tokens / (self.rate(batch) * self._optimism) if tokens else 0.0
+        return tokens / self.rate(batch) if tokens else 0.0
+
+    def tokens(self, seconds: float, most: int) -> int:
+        """Tokens of the largest batch that takes no longer than `seconds`, up to `most`; 0 if there is none."""
+        batch = most
+        for _ in range(3):  # a smaller batch has a lower rate: each step is nearer
+            batch = max(0, min(most, int(seconds * self.rate(batch)))) if batch else 0
+        return batch

@@ -56,6 +56,13 @@ def test_an_estimate_lies_within_what_was_measured(batches: list[tuple[int, floa
         throughput.measured(size, seconds)
     assert throughput.rate(tokens) > 0
     assert throughput.seconds(tokens) > 0
-    before = throughput.seconds(tokens)
-    throughput.refused()
-    assert throughput.seconds(tokens) < before
+
+
+@given(st.floats(0, 2), st.integers(1, FULL))
+def test_a_batch_of_so_many_tokens_is_done_in_time(seconds: float, most: int) -> None:
+    throughput = started(1.0)
+    tokens = throughput.tokens(seconds, most)
+    assert 0 <= tokens <= most
+    assert throughput.seconds(tokens) <= seconds * 1.1
+    if tokens < most:  # not much more would have fitted
+        assert throughput.seconds(2 * tokens + 2) > seconds
