@@ -11,6 +11,8 @@ COMMANDS = {
     "rerank": "pairs per second, compared with the model card's recipe and sentence-transformers",
     "engine": "latency of one short query in the engine",
     "sharing": "speed of a worker beside other work on the same cores",
+    "exactness": "how far a number format on a device is from float32",
+    "profile": "where the time of a full step and of a short query goes",
     "gateway": "request rate of a warm cache, compared with a bare gRPC echo server",
     "index": "recall, latency and memory of the index as a collection grows",
     "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",

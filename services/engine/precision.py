@@ -26,9 +26,14 @@ def parse(name: str) -> torch.dtype | None:
 
 
 def choose(named: torch.dtype | None, device: torch.device, sample: torch.Tensor) -> torch.dtype:
-    """`sample`: a weight as stored, `[out, in]`. Blocking: on the CPU it is multiplied, for some tenths of a second."""
+    """`sample`: a weight as stored, `[out, in]`. Blocking: on the CPU it is multiplied, for some tenths of a second.
+
+    Raises CheckpointError for a format that the device cannot compute in.
+    """
     if device.type == "cpu":
         return _on_cpu(named, sample)
+    if named == torch.float32:
+        raise CheckpointError("dtype float32: attention on CUDA computes in 16 bits; set bfloat16, float16 or auto")
     if named is None:
         named = sample.dtype if sample.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
         if named != sample.dtype:

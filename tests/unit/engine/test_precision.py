@@ -43,7 +43,6 @@ def test_on_the_cpu(
         ("auto", FP16, FP16, False),
         ("auto", FP32, BF16, True),
         ("float16", BF16, FP16, False),
-        ("float32", BF16, FP32, False),
     ],
 )
 def test_on_cuda(
@@ -66,6 +65,11 @@ def test_a_format_that_the_processor_only_emulates_is_obeyed_with_a_warning(
 def test_this_processor_is_really_measured() -> None:
     chosen = precision.choose(None, CPU, sample(BF16))
     assert chosen in (BF16, FP32)
+
+
+def test_float32_on_cuda_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="set bfloat16, float16 or auto"):
+        precision.choose(FP32, CUDA, sample(BF16))
 
 
 def test_an_unknown_name() -> None:
