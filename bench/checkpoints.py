@@ -11,7 +11,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, processors
 
 from bench.machine import ROOT
+from services.engine.host import cpus
 from services.engine.models.qwen3.prompts import (
     DEFAULT_INSTRUCTION,
     EMBED_END,
@@ -32,6 +35,7 @@ Role = Literal["embed", "rerank"]
 CACHE = ROOT / ".cache" / "bench"
 MODELS = ROOT / "models"
 _SEED = 20250605
+_BLOCK = 1 << 22  # weights
 
 # config.json of Qwen/Qwen3-Embedding-0.6B, which Qwen/Qwen3-Reranker-0.6B shares.
 _06B: dict[str, Any] = {
@@ -57,6 +61,13 @@ _06B: dict[str, Any] = {
 }
 SHAPES: dict[str, dict[str, Any]] = {
     "0.6b": _06B,
+    # The pairs of 4B and 8B likewise; only the larger one's head is a tensor of its own.
+    "4b": _06B
+    | {"hidden_size": 2560, "intermediate_size": 9728, "num_attention_heads": 32, "num_hidden_layers": 36}
+    | {"max_position_embeddings": 40960},
+    "8b": _06B
+    | {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_hidden_layers": 36}
+    | {"max_position_embeddings": 40960, "tie_word_embeddings": False},
     # For tests of the benchmarks.
     "tiny": _06B
     | {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "num_hidden_layers": 2}
@@ -92,7 +103,9 @@ class Choice:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the model."""
     parser.add_argument(
-        "--model", default="0.6b", help="0.6b (random weights), 0.6b-4layers, nano, a folder or a hub id (default 0.6b)"
+        "--model",
+        default="0.6b",
+        help="0.6b, 4b, 8b (random weights), 0.6b-4layers, nano, a folder or a hub id (default 0.6b)",
     )
     parser.add_argument("--layers", type=int, help="number of layers of a random model, for a quick run")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json for a random model (default nano)")
@@ -151,13 +164,21 @@ def _random(chosen: Choice, role: Role) -> Path:
 
 
 def _weights(config: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of a tied Qwen3 in bf16, initialised as in transformers: normal(0, 0.02), norms 1."""
-    random = torch.Generator().manual_seed(_SEED)
+    """Every tensor of a Qwen3, bf16, as transformers initialises it: normal(0, 0.02), norms 1."""
     width, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     query, key = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    seeds = count(_SEED)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=random).mul_(float(config["initializer_range"])).bfloat16()
+        """Drawn in blocks of which each has a seed of its own: in parallel, and the same on any number of cores."""
+        weight = torch.empty(shape, dtype=torch.bfloat16)
+        blocks = torch.split(weight.view(-1), _BLOCK)
+        with ThreadPoolExecutor(cpus()) as pool:
+            list(pool.map(draw, blocks, islice(seeds, len(blocks))))
+        return weight
+
+    def draw(block: torch.Tensor, seed: int) -> None:
+        block.normal_(0.0, float(config["initializer_range"]), generator=torch.Generator().manual_seed(seed))
 
     def ones(size: int) -> torch.Tensor:
         return torch.ones(size, dtype=torch.bfloat16)
@@ -177,6 +198,8 @@ def _weights(config: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         yield f"{layer}.mlp.gate_proj.weight", normal(inner, width)
         yield f"{layer}.mlp.up_proj.weight", normal(inner, width)
         yield f"{layer}.mlp.down_proj.weight", normal(width, inner)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", normal(config["vocab_size"], width)
 
 
 def _tokenizer(file: Path, role: Role) -> Tokenizer:

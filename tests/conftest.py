@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.stack import FREE_PORTS, Stack
+from services.engine import openmp
+
+openmp.configure()  # before a test imports torch: test processes share their cores
 
 if TYPE_CHECKING:
     from tests.support.tiny import Tiny

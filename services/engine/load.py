@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from services.engine import host
+from services.engine import host, precision
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
 from services.engine.checkpoint.sentence_transformers import longest_text
@@ -34,10 +34,10 @@ _BATCH_TOKENS = {"cpu": 2000, "cuda": 16384}
 _BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Distance between two outputs for one text that rounding may explain; a wrong mask or position moves them much more.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-_WARM_UP_TOKENS = 256
+_WARM_UP_TOKENS = (6, 24, 256)  # of a batch; and a full batch, if it takes less than so many seconds
+_WARM_UP_S, _WARM_UP_TEXT = 1.0, 64
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
 
@@ -61,7 +61,7 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
 
     Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself.
     """
-    device, dtype = _placement(settings)
+    device, named = _placement(settings), precision.parse(settings.dtype)
     host.use_threads(settings.threads, settings.tokenizer_threads)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     family = family_of(checkpoint, families)
@@ -85,23 +85,23 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
     # processors, they sleep between two kernels and must be woken for each.
     model_thread = ThreadPoolExecutor(1, "model")
     try:
-        built = model_thread.submit(_build, family, tokenizer, device, dtype, max_tokens, embeds=embeds).result()
+        built = model_thread.submit(_build, family, tokenizer, device, named, max_tokens, embeds=embeds).result()
     except BaseException:
         model_thread.shutdown(wait=False)
         raise
     batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
     runner = Runner(built.device, model_thread)
-    rate = _warm_up(runner, tokenizer, batch_tokens)
+    throughput = Throughput(_warm_up(runner, tokenizer, batch_tokens), batch_tokens)
     depth = 2 if built.device.overlaps else 1
     limits = Limits(
         batch=batch_tokens,
-        bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(rate * _BULK_S))),
+        bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(throughput.rate() * _BULK_S))),
         queue=settings.queue_tokens or max(32 * batch_tokens, 16 * max_tokens),
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
         depth=depth,
     )
-    _check_itself(runner, tokenizer, _TOLERANCE[dtype])
-    dtype_name = str(dtype).removeprefix("torch.")
+    _check_itself(runner, tokenizer, _TOLERANCE[built.dtype])
+    dtype_name = str(built.dtype).removeprefix("torch.")
     info = ModelInfo(
         name=checkpoint.name,
         revision=checkpoint.revision,
@@ -123,31 +123,39 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         template_version=family.template_version,
         weights_digest=built.weights_digest,
     )
-    return Loaded(info, family, tokenizer, runner, limits, Throughput(rate, batch_tokens))
+    return Loaded(info, family, tokenizer, runner, limits, throughput)
 
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """The model on its device, its head's name and the digest of its weights."""
+    """The model on its device, its number format, its head's name and the digest of its weights."""
 
     device: Device
+    dtype: torch.dtype
     head: str
     weights_digest: str
 
 
 def _build(
-    family: Family, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype, max_tokens: int, *, embeds: bool
+    family: Family,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    named: torch.dtype | None,
+    max_tokens: int,
+    *,
+    embeds: bool,
 ) -> _Built:
+    dtype = precision.choose(named, device, family.sample())
     read = family.prepare(device, dtype)
     with ThreadPoolExecutor(1) as beside:  # after the probe, which it would disturb
         digest = beside.submit(family.tensors.digest)
         model = read(max_tokens)
         name, head = family.head(tokenizer, device, embeds=embeds)
         on_device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
-        return _Built(on_device, name, digest.result())
+        return _Built(on_device, dtype, name, digest.result())
 
 
-def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
+def _placement(settings: EngineSettings) -> torch.device:
     kind = settings.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -155,25 +163,29 @@ def _placement(settings: EngineSettings) -> tuple[torch.device, torch.dtype]:
         raise CheckpointError(f"device {kind!r} is unknown: auto, cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("device is cuda, but no CUDA device can be used; set it to cpu or auto")
-    name = settings.dtype
-    if name == "auto":
-        name = "float32" if kind == "cpu" else "bfloat16"
-    if name not in _DTYPES:
-        raise CheckpointError(f"dtype {name!r} is unknown: auto, {', '.join(_DTYPES)}")
-    return torch.device(kind), _DTYPES[name]
+    return torch.device(kind)
 
 
-def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> float:
-    """Touches every weight and allocates; gives tokens per second of a large batch."""
-    text = _probe(tokenizer)
-    # Different beginnings, so that nothing is shared.
-    batch = [np.roll(text, i) for i in range(max(1, min(batch_tokens, _WARM_UP_TOKENS) // len(text)))]
-    seconds = []
-    for _ in range(3):  # the first is slow; estimates from one too slow would refuse work that has time
-        start = time.perf_counter()
-        runner.run(batch)
-        seconds.append(time.perf_counter() - start)
-    return sum(map(len, batch)) / min(seconds)
+def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> dict[int, float]:
+    """Touches every weight and allocates; gives tokens per second by tokens of a batch, from one text to a full batch.
+
+    Sizes that would take long are left out: from some hundred tokens on, a batch costs in proportion.
+    """
+    random, rates = np.random.default_rng(0), dict[int, float]()
+    for size in sorted({min(size, batch_tokens) for size in (*_WARM_UP_TOKENS, batch_tokens)}):
+        if rates and size / rates[max(rates)] > _WARM_UP_S:
+            break
+        # Texts of random tokens, so that nothing is shared.
+        count = max(1, size // _WARM_UP_TEXT)
+        batch = [*random.integers(0, tokenizer.rows, (count, size // count), np.int32)]
+        seconds = []
+        for _ in range(3):  # the first is slow; estimates from one too slow would refuse work that has time
+            start = time.perf_counter()
+            runner.run(batch)
+            seconds.append(time.perf_counter() - start)
+        tokens = sum(map(len, batch))
+        rates[tokens] = tokens / min(seconds)
+    return rates
 
 
 def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> None:

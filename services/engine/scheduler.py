@@ -31,6 +31,9 @@ _BULK_SHARE = 0.75
 # Aged bulk work gives way to interactive requests that would miss their deadlines for it, until it has waited so many
 # times its turn.
 _DEFERRED_TURNS = 10
+_PROBE_S = 5.0  # without a batch, after which the estimate is not trusted to refuse one request
+_QUEUE_SHARE = 0.4  # of the time that a request has to spare, what the queue before it may be estimated to take
+_CERTAINTY = 0.8  # of the time to a deadline, what a batch may be estimated to take
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Job(Generic[P, R]):
     future: asyncio.Future[None]
     admitted: float
     remaining: int  # cost of the items not yet dispatched
+    probe: bool = False  # computed whatever the estimate says of it
     next: int = 0  # index of the first of them
     unresolved: int = 0
     results: list[R | EngineError | None] = field(default_factory=list)
@@ -168,10 +172,13 @@ class Scheduler(Generic[P, R]):
         self.admissible(total + shared, priority, deadline)
         # Aged bulk work gives way to deadlines: no part of its queue is ahead of an interactive request.
         ahead = self._queued[priority] if priority is Priority.INTERACTIVE else sum(self._queued.values())
-        wait = self._in_flight_s() + self._throughput.seconds(ahead + total + shared, max(costs) + shared)
-        if deadline is not None and self._clock() + wait > deadline:
-            self._throughput.refused()
-            raise DeadlineTooShort
+        own = self._throughput.seconds(total + shared, max(costs) + shared)
+        queue = self._throughput.seconds(ahead + total + shared, max(costs) + shared) - own
+        probe = self._may_probe()
+        if deadline is not None and not probe:
+            spare = deadline - self._clock() - self._in_flight_s() - own
+            if spare < 0 or queue > _QUEUE_SHARE * spare:
+                raise DeadlineTooShort
         job: Job[P, R] = Job(
             payloads=payloads,
             costs=costs,
@@ -182,6 +189,7 @@ class Scheduler(Generic[P, R]):
             future=asyncio.get_running_loop().create_future(),
             admitted=self._clock(),
             remaining=total,
+            probe=probe,
             unresolved=len(payloads),
             results=[None] * len(payloads),
         )
@@ -247,14 +255,18 @@ class Scheduler(Generic[P, R]):
         under_way = self._bulk_under_way()
         batch: Batch[P, R] | None = None
         for priority in order:
+            self._drop_late(priority, now)
+        for priority in order:
             limit = self._limits.batch
             if priority is Priority.BULK:
                 limit = self._limits.mixed if batch else self._bulk_limit(under_way)
-            while job := self._front(priority, now):
+            while job := self._front(priority):
                 if priority is Priority.BULK and not batch and under_way and job.costs[job.next] + job.shared > limit:
                     break  # it would take a batch of its own, behind the one under way
                 batch = batch or Batch(priority)
                 before = job.queued
+                # All of a batch is answered at its end, so it ends before the first deadline of those in it.
+                limit = min(limit, self._within(job, now))
                 batch.fill(job, limit)
                 self._queued[priority] -= before - job.queued
                 if job.queued:
@@ -262,20 +274,41 @@ class Scheduler(Generic[P, R]):
                 self._waiting[priority].popleft()
         return batch
 
-    def _front(self, priority: Priority, now: float) -> Job[P, R] | None:
-        """The first request of a priority that still waits and has time enough."""
+    def _front(self, priority: Priority) -> Job[P, R] | None:
+        """The first request of a priority that still waits."""
         jobs = self._waiting[priority]
         while jobs:
-            job = jobs[0]
-            if job.future.done():  # cancelled or failed
-                self._forget(job)
-                jobs.popleft()
-            elif job.deadline is not None and now + self._throughput.seconds(job.queued, job.largest) > job.deadline:
-                self._throughput.refused()
+            if not jobs[0].future.done():
+                return jobs[0]
+            self._forget(jobs.popleft())  # cancelled or failed
+        return None
+
+    def _drop_late(self, priority: Priority, now: float) -> None:
+        """Fails the requests that can no longer be in time behind those before them, so that these have their place."""
+        ahead = 0
+        for job in self._waiting[priority]:
+            if job.future.done():
+                continue
+            wait = self._throughput.seconds(ahead + job.queued, job.largest)
+            if job.deadline is not None and now + wait > job.deadline and not job.probe:
                 self._fail(job, DeadlineTooShort())
             else:
-                return job
-        return None
+                ahead += job.queued
+
+    def _within(self, job: Job[P, R], now: float) -> int:
+        """Tokens of a batch that ends before the request's deadline."""
+        if job.deadline is None or job.probe:
+            return self._limits.batch
+        return self._throughput.tokens(_CERTAINTY * (job.deadline - now), self._limits.batch)
+
+    def _may_probe(self) -> bool:
+        """Whether to compute a request even if the estimate says that it will be late.
+
+        An estimate that is too low would refuse everything for ever: only batches correct it. So a model that has had
+        nothing to do for a while takes one request whatever its deadline.
+        """
+        idle = not self._running and not any(self._queued.values())
+        return idle and self._clock() - self._last_end >= _PROBE_S
 
     def _bulk_is_due(self, now: float) -> bool:
         """Whether bulk work has aged so much that it goes first.
@@ -287,7 +320,7 @@ class Scheduler(Generic[P, R]):
         waited = now - self._bulk_since
         if self._last_priority is Priority.BULK or waited <= turn or self._bulk_under_way():
             return False
-        job = self._front(Priority.BULK, now)
+        job = self._front(Priority.BULK)
         if not job:
             return False
         return waited > _DEFERRED_TURNS * turn or not self._misses_deadline_for(job, now)

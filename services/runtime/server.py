@@ -179,6 +179,10 @@ async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc
 
 def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
     options = [
+        # Calls that wait to be taken. Over 1,000 (by itself) grpc cancels them without a word; admission is for the
+        # engine and the gateway, which say what to do.
+        ("grpc.server.max_pending_requests", 1 << 20),
+        ("grpc.server.max_pending_requests_hard_limit", 1 << 20),
         ("grpc.so_reuseport", 0),  # with 1, a second process would share the port silently
         # Twice the limit, so that DecodingInterceptor can refuse messages slightly over it with a helpful error.
         ("grpc.max_receive_message_length", min(2 * settings.max_message_bytes, 2**31 - 1)),

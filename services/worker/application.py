@@ -12,6 +12,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 
 import grpc
 
+from services.engine import openmp
 from services.engine.errors import ModelBroken
 from services.engine.types import BatchReport, ModelInfo, QueueStats
 from services.runtime import process
@@ -140,6 +141,7 @@ class Worker(Generic[E]):
 
 def run_worker(name: str, kind: type[Settings], make: Callable[[Settings, Telemetry], Worker[E]]) -> NoReturn:
     """Runs a worker until it ends. `name` is its short name ("embed"), `kind` the class of its settings."""
+    openmp.configure()
     settings, telemetry = process.begin(name, kind)
     worker = make(settings, telemetry)
     status = process.run(settings, lambda: worker, telemetry)

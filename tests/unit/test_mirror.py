@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Tests of what several modules do together, or of the whole tree.
 SEVERAL = {
     "api/test_embed_stream.py",
+    "engine/devices/test_cuda_fake.py",
     "engine/test_bulk_beside_interactive.py",
+    "engine/test_overload.py",
     "engine/test_parity.py",
     "engine/test_threads.py",
     "runtime/test_refusal_reasons.py",

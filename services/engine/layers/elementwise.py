@@ -10,13 +10,20 @@ import torch.nn.functional as F
 
 
 class Elementwise(Protocol):
-    """Arguments may be overwritten. x, delta: `[rows, hidden]`."""
+    """Arguments may be overwritten. x, delta: `[rows, hidden]`; x is the residual stream."""
+
+    @property
+    def residual(self) -> torch.dtype:
+        """Dtype of x and of the weights of norms. Everything else is of the model's own dtype."""
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """RMSNorm (arXiv 1910.07467): x / sqrt(mean(x²) + eps) · weight. Leaves x as it is."""
 
     def add_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x + delta, and that normalised."""
+
+    def last_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """x + delta, normalised, in fp32: what the head reads."""
 
     def qk_norm_rope(self, heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """RMSNorm over each head, then RoPE.
@@ -32,6 +39,8 @@ class Elementwise(Protocol):
 class InPlace:
     """fp32 on the CPU."""
 
+    residual = torch.float32
+
     def __init__(self, eps: float) -> None:
         self._eps = eps
 
@@ -42,6 +51,10 @@ class InPlace:
     def add_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See Elementwise."""
         return x.add_(delta), self.norm(x, weight)
+
+    def last_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return self.norm(x.add_(delta), weight)
 
     def qk_norm_rope(self, heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
@@ -61,11 +74,43 @@ class InPlace:
         return norm.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
 
 
+class Mixed:
+    """Activations in 16 bits on the CPU; the residual stream, statistics and the last norm in fp32.
+
+    What passes from product to product is rounded once. The residual stream is not: it adds up all layers.
+    """
+
+    residual = torch.float32
+
+    def __init__(self, eps: float, dtype: torch.dtype) -> None:
+        self._exact, self._dtype = InPlace(eps), dtype
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return self._exact.norm(x, weight).to(self._dtype)
+
+    def add_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See Elementwise."""
+        return x.add_(delta), self.norm(x, weight)
+
+    def last_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return self._exact.last_norm(x, delta, weight)
+
+    def qk_norm_rope(self, heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return self._exact.qk_norm_rope(heads.float(), weight, rotation).to(self._dtype)
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """See Elementwise. The kernels compute in fp32 by themselves."""
+        return self._exact.gate(gate_up)
+
+
 class Fused:
     """Any device and dtype, accumulating in fp32. `compiled`: each method becomes one kernel, on its first calls."""
 
-    def __init__(self, eps: float, *, compiled: bool = False) -> None:
-        self._eps = eps
+    def __init__(self, eps: float, dtype: torch.dtype, *, compiled: bool = False) -> None:
+        self._eps, self.residual = eps, dtype
         self._norm, self._add_norm, self._qk_norm_rope, self._gate = _norm, _add_norm, _qk_norm_rope, _gate
         if compiled:
             self._norm = torch.compile(_norm, dynamic=True)
@@ -80,6 +125,10 @@ class Fused:
     def add_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See Elementwise."""
         return self._add_norm(x, delta, weight, self._eps)
+
+    def last_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return self._add_norm(x, delta, weight, self._eps)[1].float()
 
     def qk_norm_rope(self, heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""

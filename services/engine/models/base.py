@@ -84,6 +84,9 @@ class Family(Protocol):
     def head(self, tokenizer: Tokenizer, device: torch.device, *, embeds: bool) -> tuple[str, Head]:
         """What makes vectors or scores of hidden states, and its name in the fingerprint."""
 
+    def sample(self) -> torch.Tensor:
+        """A weight like those that most of the time is spent on, `[out, in]`, as stored."""
+
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Model]:
         """Chooses number formats, if need be by a probe. The result reads the weights, for texts of so many tokens."""
 

@@ -20,6 +20,13 @@ def test_the_shapes_of_06b(config: ModelConfig) -> None:
     assert sum(rows * columns for rows, columns in weights(config).values()) == 15_728_640
 
 
+@pytest.mark.parametrize(("shape", "millions"), [("0.6b", 440), ("4b", 3633), ("8b", 6946)])
+def test_the_weights_that_a_token_is_multiplied_with(shape: str, millions: int) -> None:
+    config = ModelConfig.parse(SHAPES[shape])
+    layer = sum(rows * columns for rows, columns in weights(config).values())
+    assert round(config.num_hidden_layers * layer / 1e6) == millions
+
+
 def test_linear_flops_leave_out_what_the_last_layer_need_not_do(config: ModelConfig) -> None:
     # One text of one token: nothing can be left out.
     assert linear_flops(config, 1, 1) == 2 * 28 * 15_728_640

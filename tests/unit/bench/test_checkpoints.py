@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bench.checkpoints import CACHE, Choice, ModelMissingError, add_arguments, choice, prepare
+from bench.checkpoints import CACHE, SHAPES, Choice, ModelMissingError, add_arguments, choice, prepare
+from services.engine.engine import RerankEngine
+from services.engine.types import EngineSettings
 from tests.support import checkpoints
 
 
@@ -41,6 +43,16 @@ def test_random_weights_come_from_the_seed_and_are_written_once(tmp_path: Path, 
     reranker = prepare(Choice("tiny", 1, tokenizer, tmp_path / "a"), "rerank")
     assert (reranker / "model.safetensors").resolve() == weights
     assert weights.stat().st_mtime_ns == written
+
+
+def test_a_head_that_is_not_tied_has_weights_of_its_own(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SHAPES, "tiny", SHAPES["tiny"] | {"tie_word_embeddings": False})
+    folder = prepare(Choice("tiny", 1, tokenizer, tmp_path / "cache"), "rerank")
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors["lm_head.weight"].shape == tensors["model.embed_tokens.weight"].shape
+    RerankEngine.load(EngineSettings(str(folder), device="cpu", threads=1)).close()
 
 
 def test_a_folder_without_sentence_transformers_files_is_left_as_it_is(tmp_path: Path) -> None:

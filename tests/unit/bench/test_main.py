@@ -103,3 +103,10 @@ def test_unknown_subjects_are_refused() -> None:
     done = bench("embed", "--subjects", "winnow,tei")
     assert done.returncode == 2
     assert "tei unknown" in done.stderr
+
+
+def test_sharing_compares_ways_to_wait(tiny: list[str | Path]) -> None:
+    done = bench("sharing", *tiny[:-2], "--documents", "2", "--loops", "0,1", "--repeats", "1", "--json")
+    rows = rows_of(done)
+    assert [row["case"] for row in rows][::3] == ["beside 0 busy loops", "beside 1 busy loops", "two workers, each"]
+    assert [row["subject"] for row in rows[:3]] == ["winnow", "torch's own", "passive"]

@@ -83,15 +83,15 @@ def device(
     *,
     linear: LinearFormat = fp32,
     elementwise: Elementwise | None = None,
-    dtype: torch.dtype = torch.float32,
     head: Head = unit_vectors,
     mlp_rows: int = 1024,
 ) -> Cpu:
     """The model of a checkpoint, put together by hand."""
     family = Qwen3Family(Checkpoint.open(str(folder)))
     config = family.config
-    weights = read(config, family.tensors, torch.device("cpu"), dtype, linear, LIMIT)
-    return Cpu(Qwen3(config, weights, elementwise or InPlace(config.rms_norm_eps), dtype, mlp_rows), head)
+    ops = elementwise or InPlace(config.rms_norm_eps)
+    weights = read(config, family.tensors, torch.device("cpu"), ops.residual, linear, LIMIT)
+    return Cpu(Qwen3(config, weights, ops, mlp_rows), head)
 
 
 def ids(rng: np.random.Generator, length: int, vocabulary: int = 400) -> np.ndarray:

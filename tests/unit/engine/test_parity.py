@@ -13,8 +13,8 @@ from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.devices.cpu import Cpu
 from services.engine.devices.cuda_graphs import bucket_for, pad
 from services.engine.engine import EmbedEngine, RerankEngine
-from services.engine.layers.elementwise import Fused
-from services.engine.layers.linear import dense, packed_fp16
+from services.engine.layers.elementwise import Elementwise, Fused, Mixed
+from services.engine.layers.linear import LinearFormat, dense, packed_16_bits, packed_fp16
 from services.engine.models.base import unit_vectors
 from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.models.qwen3.heads import yes_no
@@ -168,7 +168,7 @@ def test_fp16_packed_weights_of_a_bf16_checkpoint(checkpoints: Callable[..., Pat
 def test_the_fused_pointwise_parts_are_the_same_function(checkpoints: Callable[..., Path]) -> None:
     rng = np.random.default_rng(3)
     sequences = [ids(rng, n) for n in (1, 5, 40)]
-    one, other = device(checkpoints()), device(checkpoints(), elementwise=Fused(1e-6))
+    one, other = device(checkpoints()), device(checkpoints(), elementwise=Fused(1e-6, torch.float32))
     rows = [model.launch(model.pack(sequences))() for model in (one, other)]
     assert np.abs(rows[0] - rows[1]).max() <= 1e-6
 
@@ -179,15 +179,43 @@ def test_long_texts_go_through_the_feed_forward_part_in_slices(checkpoints: Call
     assert np.abs(on_the_cpu(whole, sequences) - on_the_cpu(sliced, sequences)).max() <= 1e-6
 
 
-def test_bf16_answers_do_not_depend_on_the_batch(checkpoints: Callable[..., Path]) -> None:
+SIXTEEN_BITS = [
+    pytest.param(dense(torch.device("cpu"), torch.bfloat16), Fused(1e-6, torch.bfloat16), id="as on CUDA"),
+    pytest.param(packed_16_bits(torch.bfloat16), Mixed(1e-6, torch.bfloat16), id="as on the CPU"),
+]
+
+
+@pytest.mark.parametrize(("linear", "elementwise"), SIXTEEN_BITS)
+def test_bf16_answers_do_not_depend_on_the_batch(
+    checkpoints: Callable[..., Path], linear: LinearFormat, elementwise: Elementwise
+) -> None:
     rng = np.random.default_rng(4)
     head = ids(rng, 20)
     sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)]
-    bf16 = dense(torch.device("cpu"), torch.bfloat16)
-    model = device(checkpoints(), linear=bf16, elementwise=Fused(1e-6), dtype=torch.bfloat16)
+    model = device(checkpoints(), linear=linear, elementwise=elementwise)
     for run in (on_the_cpu, as_on_cuda):
         alone = np.concatenate([run(model, [sequence]) for sequence in sequences])
         assert (run(model, sequences) * alone).sum(1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_16_bits_are_closest_with_an_fp32_residual_stream(
+    checkpoints: Callable[..., Path], shape: str, dtype: torch.dtype
+) -> None:
+    folder, rng = checkpoints(shape, dtype=torch.bfloat16), np.random.default_rng(7)
+    head = ids(rng, 20)
+    sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)] + [ids(rng, n) for n in (1, 3, 200)]
+    exact = on_the_cpu(device(folder), sequences)
+
+    def off(elementwise: Elementwise) -> float:
+        rounded = on_the_cpu(device(folder, linear=packed_16_bits(dtype), elementwise=elementwise), sequences)
+        assert rounded.dtype == np.float32
+        return float(1 - (rounded * exact).sum(1).mean())
+
+    # These weights are larger than a trained model's, which makes attention peaky and rounding count.
+    assert 0 < off(Mixed(1e-6, dtype)) <= 1e-4
+    assert off(Mixed(1e-6, dtype)) < off(Fused(1e-6, dtype))
 
 
 def test_the_cuda_layout_gives_the_same_vectors(checkpoints: Callable[..., Path]) -> None:

@@ -1,7 +1,8 @@
 """Attention on the CPU: a segment's queries, a run at a time, over exactly the keys that the run may see.
 
-A product of all scores, their softmax, a product with the values: at the lengths of queries and passages that is faster
-than torch's fused kernel, which takes over for long texts. Nothing is of size T × T.
+fp32: a product of all scores, their softmax, a product with the values. At the lengths of queries and passages that is
+faster than torch's fused kernel, which takes over for long texts. 16 bits: always the fused kernel, which keeps scores
+and sums in fp32 and multiplies in the processor's matrix tiles if it has them. Nothing is of size T × T.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from services.engine.types import Ids
 _RUN = 64  # queries at once: enough for the products, and few of their scores are computed only to be masked
 _SCORES = 1 << 24  # of all heads, held at once: 64 MB
 _FUSED = 1536  # queries from which on the fused kernel is faster
+_FUSED_RUN = 512  # queries at once in the fused kernel, if it needs a mask
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: Ids, cu_rows: Ids, cu_k: Ids) -> torch.Tensor:
@@ -22,15 +24,18 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: Ids, cu_rows
     q: `[Q, heads, D]`; k, v: `[T, kv_heads, D]` → `[Q, heads, D]`. As in `packing.Packed`: segment i has the queries
     from `cu_q[i]` on, the rows of k and v from `cu_rows[i]` on, and `cu_k[i + 1] - cu_k[i]` keys, inherited ones first.
     """
-    dtype = q.dtype
-    q, k, v = q.float(), k.float(), v.float()
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     future = torch.full((_RUN, _RUN), float("-inf")).triu(1)
+    exact = q.dtype == torch.float32
     starts = cu_q.tolist()
     for start, stop, (keys, values) in zip(starts, starts[1:], _seen(k, v, cu_rows, cu_k), strict=False):
-        if stop > start:
+        if stop == start:
+            continue
+        if not exact or stop - start == len(keys) >= _FUSED:
+            _fused(q[start:stop], keys, values, out[start:stop])
+        else:
             _segment(q[start:stop], keys, values, future, out[start:stop])
-    return out.to(dtype)
+    return out
 
 
 def _seen(k: torch.Tensor, v: torch.Tensor, cu_rows: Ids, cu_k: Ids) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -51,17 +56,29 @@ def _seen(k: torch.Tensor, v: torch.Tensor, cu_rows: Ids, cu_k: Ids) -> Iterator
         yield keys, values
 
 
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+    """As `_segment`, by torch's own kernel. It masks only squares by itself, aligned at the start."""
+    n, m = len(q), len(k)
+    run = n if n in (1, m) else _FUSED_RUN
+    for start in range(0, n, run):
+        stop = min(start + run, n)
+        count, seen = stop - start, m - n + stop
+        mask = None
+        if 1 < count < seen:
+            mask = torch.full((count, seen), float("-inf"), dtype=q.dtype).triu_(seen - count + 1)
+        queries, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q[start:stop], k[:seen], v[:seen]))
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=mask is None and count > 1, enable_gqa=True
+        )
+        out[start:stop].copy_(mixed.squeeze(0).transpose(0, 1))
+
+
 def _segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, future: torch.Tensor, out: torch.Tensor) -> None:
     """q, out: `[n, heads, D]`; k, v: `[m, kv_heads, D]`. The queries stand at the last n of the m keys.
 
     future: `[_RUN, _RUN]`, -inf where the key comes after the query.
     """
     (n, heads, width), (m, kv_heads, _) = q.shape, k.shape
-    if n == m >= _FUSED:
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-        fused = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        out.copy_(fused.squeeze(0).transpose(0, 1))
-        return
     group = heads // kv_heads
     k, v = k.permute(1, 2, 0), v.transpose(0, 1)
     run = max(1, min(_RUN, _SCORES // (heads * m)))

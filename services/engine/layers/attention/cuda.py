@@ -8,30 +8,37 @@ from typing import Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-# Grouped heads: refused without this flag from torch 2.12 on, unknown (and simply accepted) before.
-_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-
 Varlen = Callable[..., torch.Tensor]
-"""`varlen_attn`'s calling convention; tests put a plain implementation in its place."""
+"""`(q, k, v, cu_q, cu_k, max_q, max_k)`; tests put a plain implementation in its place.
+
+Causal ragged attention, aligned at the end: a segment's last query sees all of its keys.
+q: `[Q, heads, D]`; k, v: `[K, kv_heads, D]`.
+"""
 
 
-def varlen(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_q: torch.Tensor,
-    cu_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-) -> torch.Tensor:
-    """Causal ragged attention, aligned at the end: a segment's last query sees all of its keys.
+def causal(attention: Callable[..., Any]) -> Varlen:
+    """torch's `varlen_attn`, of 2.11 or later, as a Varlen: fp16 or bf16, head_dim up to 256."""
+    # Grouped heads: refused without this flag from torch 2.12 on, unknown (and simply accepted) before.
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(attention).parameters else {}
 
-    fp16 or bf16, head_dim up to 256; torch 2.11 and later. q: `[Q, heads, D]`; k, v: `[K, kv_heads, D]`.
-    """
-    # Without window_size the call is not causal at all.
-    out = varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, window_size=(-1, 0), **_GROUPED)
-    assert isinstance(out, torch.Tensor)
-    return out
+    def varlen(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_q: torch.Tensor,
+        cu_k: torch.Tensor,
+        max_q: int,
+        max_k: int,
+    ) -> torch.Tensor:
+        # Without window_size the call is not causal at all.
+        out = attention(q, k, v, cu_q, cu_k, max_q, max_k, window_size=(-1, 0), **grouped)
+        assert isinstance(out, torch.Tensor)
+        return out
+
+    return varlen
+
+
+varlen = causal(varlen_attn)
 
 
 @dataclass(frozen=True, slots=True)

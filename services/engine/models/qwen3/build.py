@@ -6,8 +6,8 @@ import torch
 
 from services.engine import host
 from services.engine.checkpoint.tensors import Tensors
-from services.engine.layers.elementwise import Elementwise, Fused, InPlace
-from services.engine.layers.linear import choose_cpu_format, dense
+from services.engine.layers.elementwise import Elementwise, Fused, InPlace, Mixed
+from services.engine.layers.linear import LinearFormat, choose_cpu_format, dense, packed_16_bits
 from services.engine.models.qwen3.config import ModelConfig
 from services.engine.models.qwen3.forward import Qwen3
 from services.engine.models.qwen3.weights import read
@@ -18,17 +18,23 @@ _MLP_ROWS = {"cpu": 1024, "cuda": 16384}
 _ROOM = 0.5
 
 
-def prepare(config: ModelConfig, tensors: Tensors, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
-    """Chooses formats, on the CPU by a probe. The result reads the weights, for texts of so many tokens."""
-    linear = dense(device, dtype)
-    elementwise: Elementwise = Fused(config.rms_norm_eps)
-    if device.type == "cpu" and dtype == torch.float32:
-        sample = tensors("layers.0.mlp.up_proj.weight", (config.intermediate_size, config.hidden_size))
-        linear = choose_cpu_format(sample, room_for_both=3 * tensors.size < _ROOM * host.free_memory())
-        elementwise = InPlace(config.rms_norm_eps)
+def prepare(
+    config: ModelConfig, tensors: Tensors, sample: torch.Tensor, device: torch.device, dtype: torch.dtype
+) -> Callable[[int], Qwen3]:
+    """Chooses formats, for fp32 on the CPU by a probe on `sample`. The result reads the weights, for texts of so many
+    tokens."""
+    linear: LinearFormat
+    elementwise: Elementwise
+    if device.type != "cpu":
+        linear, elementwise = dense(device, dtype), Fused(config.rms_norm_eps, dtype)
+    elif dtype == torch.float32:
+        room = 3 * tensors.size < _ROOM * host.free_memory()
+        linear, elementwise = choose_cpu_format(sample, room_for_both=room), InPlace(config.rms_norm_eps)
+    else:
+        linear, elementwise = packed_16_bits(dtype), Mixed(config.rms_norm_eps, dtype)
 
     def build(max_tokens: int) -> Qwen3:
-        weights = read(config, tensors, device, dtype, linear, max_tokens)
-        return Qwen3(config, weights, elementwise, dtype, _MLP_ROWS[device.type])
+        weights = read(config, tensors, device, elementwise.residual, linear, max_tokens)
+        return Qwen3(config, weights, elementwise, _MLP_ROWS[device.type])
 
     return build

@@ -48,6 +48,10 @@ class Qwen3Family:
         prompts = RerankPrompts(tokenizer)
         return "yes over no", yes_no(self.config, self.tensors, prompts.yes_id, prompts.no_id, device)
 
+    def sample(self) -> torch.Tensor:
+        """See Family."""
+        return self.tensors("layers.0.mlp.up_proj.weight", (self.config.intermediate_size, self.config.hidden_size))
+
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
         """See Family."""
-        return prepare(self.config, self.tensors, device, dtype)
+        return prepare(self.config, self.tensors, self.sample(), device, dtype)

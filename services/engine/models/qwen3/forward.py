@@ -19,10 +19,8 @@ from services.engine.models.qwen3.weights import DecoderLayer, Weights
 class Qwen3:
     """The forward pass. `x` is the residual stream `[rows, hidden]`, `h` what a sublayer reads: x, normalised."""
 
-    def __init__(
-        self, config: ModelConfig, weights: Weights, elementwise: Elementwise, dtype: torch.dtype, mlp_rows: int
-    ) -> None:
-        self.config, self.elementwise, self.dtype = config, elementwise, dtype
+    def __init__(self, config: ModelConfig, weights: Weights, elementwise: Elementwise, mlp_rows: int) -> None:
+        self.config, self.elementwise = config, elementwise
         self._weights, self._mlp_rows = weights, mlp_rows
 
     @property
@@ -33,14 +31,14 @@ class Qwen3:
     def compiled(self) -> Self:
         """See Model."""
         model = copy.copy(self)
-        model.elementwise = Fused(self.config.rms_norm_eps, compiled=True)
+        model.elementwise = Fused(self.config.rms_norm_eps, self.elementwise.residual, compiled=True)
         return model
 
     @torch.inference_mode()
     def __call__(self, batch: ModelInput) -> torch.Tensor:
         """fp32 `[E, hidden]`: the state after the final norm at each last row."""
         weights, ops = self._weights, self.elementwise
-        x = weights.embedding[batch.ids].to(self.dtype)
+        x = weights.embedding[batch.ids].to(ops.residual)
         rotation = weights.rotation[batch.positions]
         h = ops.norm(x, weights.first_norm)
         for layer in weights.layers[:-1]:
@@ -49,8 +47,7 @@ class Qwen3:
         layer = weights.layers[-1]
         attended = self._last_attention(layer, h, rotation, batch)
         x, h = ops.add_norm(x[batch.last_rows], attended, layer.mlp_norm)
-        x, h = ops.add_norm(x, self._feed_forward(layer, h), layer.next_norm)
-        return h.float()
+        return ops.last_norm(x, self._feed_forward(layer, h), layer.next_norm)
 
     def _attention(
         self, layer: DecoderLayer, h: torch.Tensor, rotation: torch.Tensor, attend: Attention

@@ -204,7 +204,7 @@ def test_settings_that_cannot_be_served_are_named(copy: Callable[..., Path], mon
 
 
 def test_the_fingerprint_follows_what_decides_the_numbers(copy: Callable[..., Path]) -> None:
-    folder = copy(dtype=torch.bfloat16)
+    folder = copy()
     base = load(folder).info  # type: ignore[attr-defined]
     assert load(folder).info == base  # type: ignore[attr-defined]
     assert load(folder, revision="v2").info.fingerprint != base.fingerprint  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""The CUDA path on a device. Skipped where there is none; what is plain integers is tested in test_graphs.py."""
+"""The CUDA path on a device. Skipped where there is none; what is plain integers is tested in test_cuda_graphs.py, and
+what is shapes and dtypes in test_cuda_fake.py."""
 
-import asyncio
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from services.engine.packing.packing import pack
 from services.engine.types import EngineSettings
 from tests.support.plain_attention import plain_varlen
 from tests.support.recipe import Recipe
+from tests.unit.engine.conftest import Blocking, blocking
 
 pytestmark = [
     pytest.mark.cuda,
@@ -29,36 +30,36 @@ def options(folder: Path) -> EngineSettings:
     return EngineSettings(str(folder), max_tokens=300, device="cuda")
 
 
-async def optimized(engine: EmbedEngine) -> None:
+def optimized(engine: Blocking) -> None:
     """Compiled, and every graph captured."""
-    deadline = time.monotonic() + 240
-    while len(engine._runner._device._graphs) < len(BUCKETS):  # type: ignore[attr-defined]
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+    for thread in threading.enumerate():
+        if thread.name == "optimize":
+            thread.join(240)
+    assert len(engine.engine._runner._device._graphs) == len(BUCKETS)  # type: ignore[attr-defined]
 
 
-async def test_vectors_before_and_after_compiling_and_capturing(checkpoints: Callable[..., Path]) -> None:
+def vectors(engine: Blocking, texts: list[str]) -> np.ndarray:
+    return np.stack([item.vector for item in engine("embed", texts).items])
+
+
+def test_vectors_before_and_after_compiling_and_capturing(checkpoints: Callable[..., Path]) -> None:
     folder = checkpoints("tied", dtype=torch.bfloat16)
     expected = Recipe(folder, 300).embed(TEXTS)
-    engine = EmbedEngine.load(options(folder))
-    engine.start()
-    before = np.stack([item.vector for item in (await engine.embed(TEXTS)).items])  # type: ignore[union-attr]
-    await optimized(engine)
-    after = np.stack([item.vector for item in (await engine.embed(TEXTS)).items])  # type: ignore[union-attr]
-    alone = np.stack([(await engine.embed([text])).items[0].vector for text in TEXTS])  # type: ignore[union-attr]
-    engine.close()
+    with blocking(EmbedEngine.load(options(folder))) as engine:
+        before = vectors(engine, TEXTS)
+        optimized(engine)
+        after = vectors(engine, TEXTS)
+        alone = np.concatenate([vectors(engine, [text]) for text in TEXTS])
     assert (before * expected).sum(1).min() >= 0.998
     assert (after * before).sum(1).min() >= 0.9999
     assert (after * alone).sum(1).min() >= 0.9999
 
 
-async def test_scores(checkpoints: Callable[..., Path]) -> None:
+def test_scores(checkpoints: Callable[..., Path]) -> None:
     folder = checkpoints("untied", dtype=torch.bfloat16)
-    engine = RerankEngine.load(options(folder))
-    engine.start()
-    items = (await engine.rerank("gravity", TEXTS * 8)).items
-    engine.close()
-    got = np.array([item.probability for item in items])  # type: ignore[union-attr]
+    with blocking(RerankEngine.load(options(folder))) as engine:
+        items = engine("rerank", "gravity", TEXTS * 8).items
+    got = np.array([item.probability for item in items])
     assert np.abs(got - np.tile(Recipe(folder, 300).rerank("gravity", TEXTS), 8)).max() <= 0.05
 
 

@@ -78,6 +78,27 @@ def test_the_probe_refuses_an_inexact_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert linear.choose_cpu_format(weight(64, 64), room_for_both=True) is linear.fp32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 12, 300])
+def test_packed_16_bits_round_inputs_and_results_only(dtype: torch.dtype, rows: int) -> None:
+    w, x = weight(96, 64).to(dtype), torch.randn(rows, 64).to(dtype)
+    got = linear.packed_16_bits(dtype)(w)(x)
+    assert got.dtype == dtype
+    assert error(got.float(), w, x.float()) <= torch.finfo(dtype).eps
+
+
+def test_16_bits_gain_what_they_gain_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {
+        (12, torch.float32): 6.0,
+        (12, torch.bfloat16): 2.0,
+        (1024, torch.float32): 100.0,
+        (1024, torch.bfloat16): 10.0,
+    }
+    monkeypatch.setattr(linear, "_seconds", lambda product, x: seconds[len(x), x.dtype])
+    monkeypatch.setattr(linear, "choose_cpu_format", lambda sample, room_for_both: linear.fp32)
+    assert linear.gain_of_16_bits(weight(64, 64), torch.bfloat16) == 3.0
+
+
 def test_dense_on_a_device_of_a_dtype() -> None:
     w, x = weight(16, 8), torch.randn(3, 8).bfloat16()
     got = linear.dense(torch.device("cpu"), torch.bfloat16)(w)(x)

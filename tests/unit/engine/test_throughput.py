@@ -1,0 +1,68 @@
+"""The estimate follows the machine, whatever the sizes of the batches that it sees."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.engine.throughput import Throughput
+
+FULL = 2000
+
+
+def truth(tokens: int, speed: float = 1.0) -> float:
+    """Seconds of a batch: a fixed part, and one per token."""
+    return (0.004 + tokens / 26_590) / speed
+
+
+def started(speed: float) -> Throughput:
+    """What start-up measures on a machine of that speed."""
+    return Throughput({size: size / truth(size, speed) for size in (6, 24, 256, FULL)}, FULL)
+
+
+@pytest.mark.parametrize("sizes", [[12], [40], [24, 300], [12, 90, 700]])
+@pytest.mark.parametrize(("then", "now"), [(0.1, 1.0), (1.0, 0.1), (0.3, 1.0)])
+def test_small_batches_tell_the_speed_of_full_ones(sizes: list[int], then: float, now: float) -> None:
+    throughput = started(then)
+    for i in range(60):
+        size = sizes[i % len(sizes)]
+        throughput.measured(size, truth(size, now))
+    for size in (FULL, *sizes):
+        assert throughput.rate(size) == pytest.approx(size / truth(size, now), rel=0.3)
+
+
+def test_one_odd_batch_changes_little() -> None:
+    throughput = started(1.0)
+    before = throughput.rate()
+    throughput.measured(100, truth(100) * 1000)
+    assert throughput.rate() > 0.7 * before
+    for _ in range(10):
+        throughput.measured(100, truth(100))
+    throughput.measured(100, truth(100) / 1000)
+    assert throughput.rate() < 2 * before
+
+
+def test_full_batches_settle_their_own_estimate() -> None:
+    throughput = started(1.0)
+    for _ in range(100):
+        throughput.measured(12, truth(12, 0.5))  # small ones suffer from something that full ones do not
+        throughput.measured(FULL, truth(FULL))
+    assert throughput.rate() == pytest.approx(FULL / truth(FULL), rel=0.3)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4000), st.floats(1e-4, 10)), max_size=50), st.integers(1, 4000))
+def test_an_estimate_lies_within_what_was_measured(batches: list[tuple[int, float]], tokens: int) -> None:
+    throughput = started(1.0)
+    for size, seconds in batches:
+        throughput.measured(size, seconds)
+    assert throughput.rate(tokens) > 0
+    assert throughput.seconds(tokens) > 0
+
+
+@given(st.floats(0, 2), st.integers(1, FULL))
+def test_a_batch_of_so_many_tokens_is_done_in_time(seconds: float, most: int) -> None:
+    throughput = started(1.0)
+    tokens = throughput.tokens(seconds, most)
+    assert 0 <= tokens <= most
+    assert throughput.seconds(tokens) <= seconds * 1.1
+    if tokens < most:  # not much more would have fitted
+        assert throughput.seconds(2 * tokens + 2) > seconds
