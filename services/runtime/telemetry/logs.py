@@ -8,8 +8,10 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import queue
 import sys
-from typing import Literal
+import threading
+from typing import Literal, TextIO
 
 from opentelemetry import trace
 
@@ -18,18 +20,67 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 # For lines that scripts wait for; written at every log level.
 announcements = logging.getLogger("winnow.start")
 
+_WAITING_LINES, _FLUSH_SECONDS = 10_000, 1.0
+
 # These loggers quote a caller's headers if they are malformed.
 _QUOTING = ("opentelemetry.trace.span", "opentelemetry.baggage.propagation")
 
 
 def configure(level: str, form: Literal["plain", "json"]) -> None:
     """Configures the root logger. For composition roots only, because Python's logging is global."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else PlainFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     announcements.setLevel(logging.INFO)
     for name in _QUOTING:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes lines on a thread of its own, so that a stream that nobody reads (a full pipe) holds up no caller.
+
+    Lines that find no room are dropped; how many is the first line when there is room again. `flush` waits a moment.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | threading.Event] = queue.Queue(_WAITING_LINES)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Formats the record here, where its trace is the current one, and leaves it to the thread."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Returns when what was logged before is written, or after a second."""
+        written = threading.Event()
+        try:
+            self._lines.put(written, timeout=_FLUSH_SECONDS)
+        except queue.Full:
+            return
+        written.wait(_FLUSH_SECONDS)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
+            if dropped := self._dropped:
+                self._dropped -= dropped
+                line = f"{dropped} log lines were dropped: nobody read them\n{line}"
+            try:
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+            except (OSError, ValueError):  # the reader has gone, or the stream is closed
+                continue
 
 
 def _ids() -> dict[str, str]:

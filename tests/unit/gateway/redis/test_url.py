@@ -124,6 +124,7 @@ def test_the_line_of_settings_holds_no_secret(
     try:
         configure("INFO", form)
         log_settings(settings, logging.getLogger("sample"))
+        root.handlers[0].flush()
     finally:
         root.handlers[:], root.level = handlers, level
     said = capsys.readouterr().err

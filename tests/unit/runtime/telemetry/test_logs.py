@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -26,3 +28,38 @@ def test_log_lines_carry_the_trace(form: str) -> None:
     else:
         assert line.endswith(f"INFO a: said it trace={trace}")
     assert "trace" not in formatter.format(record)
+
+
+LOUD = """
+import logging
+from services.runtime.telemetry import logs
+logs.configure("INFO", "plain")
+for number in range(20_000):
+    logging.info("line %d", number)
+print("alive", flush=True)
+input()
+logging.info("last")
+"""
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOUD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == "alive\n"  # a pipe holds some 700 of these lines
+        _, log = process.communicate("go on\n", timeout=30)
+    lines = log.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines[:3]] == ["line 0", "line 1", "line 2"]
+    assert lines[-1].endswith("last")
+    (dropped,) = (int(line.split()[0]) for line in lines if "log lines were dropped" in line)
+    assert dropped + len(lines) == 20_000 + 2
+
+
+def test_what_is_logged_last_is_written() -> None:
+    script = "import logging, os; from services.runtime.telemetry import logs; logs.configure('INFO', 'plain')"
+    script += "; logging.info('the end'); logging.shutdown(); os._exit(3)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert done.stderr.endswith("the end\n")
