@@ -74,8 +74,12 @@ def channel(
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # Calls over this size are not retried; grpc's default is a mere 256 KiB.
         ("grpc.per_rpc_retry_buffer_size", settings.max_message_bytes),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        # A process that is stopped, and a network that swallows packets, leave a connection up. Its calls fail with
+        # UNAVAILABLE when a ping is not answered, and are retried on another replica.
+        ("grpc.keepalive_time_ms", 2_000),
+        ("grpc.keepalive_timeout_ms", 2_000),
+        # No keepalive ping is sent while one that measures bandwidth waits for its answer: by itself, for a minute.
+        ("grpc.http2.ping_timeout_ms", 2_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),

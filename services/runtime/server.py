@@ -187,7 +187,7 @@ def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
         # Twice the limit, so that DecodingInterceptor can refuse messages slightly over it with a helpful error.
         ("grpc.max_receive_message_length", min(2 * settings.max_message_bytes, 2**31 - 1)),
         ("grpc.max_send_message_length", settings.max_message_bytes),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # less than our clients' 20 s, to avoid GOAWAY
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # less than our clients' 2 s, to avoid GOAWAY
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),

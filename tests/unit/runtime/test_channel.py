@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import ReplicaFull
 from services.runtime.telemetry.setup import Telemetry
+from tests.support.proxy import proxy
 from tests.support.scripted import SERVICE, Scripted
 from tests.support.serving import Served, failure, rich_status, serving
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
@@ -84,6 +85,24 @@ async def test_a_replica_that_is_not_serving_gets_no_calls() -> None:
             before = leaving.calls
             await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
             in_a_row = in_a_row + 1 if leaving.calls == before else 0
+
+
+async def test_a_frozen_replica_is_found_out_and_its_calls_go_elsewhere() -> None:
+    """Its connection stays up, as the kernel's does when a process is stopped or a network swallows all packets."""
+    frozen, well = Scripted(), Scripted()
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(serving(application)) for application in (frozen, well)]
+        way = await stack.enter_async_context(proxy(int(servers[0].address.rpartition(":")[2])))
+        to = await stack.enter_async_context(channel(f"ipv4:127.0.0.1:{way.port},{servers[1].address}", Telemetry()))
+        stub = embed_pb2_grpc.EmbedServiceStub(to)
+        while not (frozen.calls and well.calls):
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+        way.swallow(True)
+        before = frozen.calls
+        await asyncio.gather(*(stub.Embed(embed_pb2.EmbedRequest(), timeout=15) for _ in range(20)))
+        assert frozen.calls == before
+        for _ in range(20):  # from then on none is sent there
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=2)
 
 
 async def test_a_replica_that_comes_up_late_is_waited_for() -> None:
