@@ -13,6 +13,7 @@ COMMANDS = {
     "gateway": "request rate of a warm cache beside a bare gRPC echo server",
     "index": "recall, latency and memory of the index as a collection grows",
     "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",
+    "invariance": "of how many queries the best ten change with what is computed beside a text",
     "autoscale": "a day of traffic against the manifests' own autoscalers",
     "verify-models": "the real 0.6B pair against the numbers on their model cards",
 }
