@@ -1,9 +1,9 @@
 """sentence-transformers with models in int8, by ONNX Runtime and by OpenVINO.
 
-Runs in an environment that has them. The converted model is kept beside the checkpoint's random weights, in
-`.cache/bench`.
+Runs in an environment that has them. The converted model is kept in `.cache/bench`.
 """
 
+import hashlib
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ class OnnxEmbedder(_Int8Embedder):
     """Weights in int8, activations quantised as they come."""
 
     def __init__(self, folder: Path) -> None:
-        kept = _CACHE / f"{folder.name}-onnx"
+        kept = _kept(folder, "onnx")
         file = f"model_qint8_{_onnx_target()}.onnx"
         if not (kept / "onnx" / file).is_file():
             plain = _load(folder, "onnx", export=True)
@@ -50,10 +50,17 @@ class OpenVinoEmbedder(_Int8Embedder):
     """Weights in int8; OpenVINO quantises activations as they come where that is faster."""
 
     def __init__(self, folder: Path) -> None:
-        kept = _CACHE / f"{folder.name}-openvino"
+        kept = _kept(folder, "openvino")
         if not (kept / "openvino" / "openvino_model.xml").is_file():
             _load(folder, "openvino", export=True, load_in_8bit=True).save_pretrained(str(kept))
         super().__init__(_load(kept, "openvino", export=False))
+
+
+def _kept(folder: Path, backend: str) -> Path:
+    """Where the model of these very weights is kept."""
+    written = [file.stat().st_mtime_ns for file in sorted(folder.glob("*.safetensors"))]
+    digest = hashlib.sha256(f"{folder} {written}".encode()).hexdigest()[:8]
+    return _CACHE / f"{folder.name}-{backend}-{digest}"
 
 
 def _load(folder: Path, backend: str, **options: object) -> Any:
