@@ -22,9 +22,6 @@ ENVIRONMENT = ROOT / ".cache" / "infinity"
 _INSTALL_SECONDS = 1200
 _START_SECONDS = 600.0
 _CALL_SECONDS = 3600.0
-# What it chooses itself, and what it can be told. On a CPU it computes in float32 whatever it is told.
-_OWN_FORMAT = {"cpu": "float32", "cuda": "float16"}
-FORMATS = {"cpu": ("float32",), "cuda": ("float32", "bfloat16", "float16")}
 
 
 def install(environment: Path = ENVIRONMENT) -> Path:
@@ -56,7 +53,7 @@ class Infinity:
     makes batches itself. Raises MissingError if it cannot be installed or cannot serve this model."""
 
     def __init__(self, folder: Path, device: str, format: str | None, batch_sizes: Sequence[int]) -> None:
-        self.format = format or _OWN_FORMAT[device]
+        self.format = format or _own_format(device)
         self.computed = Computed()
         command: list[str | Path] = [install(), "v2", "--engine", "torch", "--device", device]
         command += ["--dtype", format or "auto", "--no-bettertransformer"]
@@ -104,6 +101,13 @@ class Infinity:
     def close(self) -> None:
         """End the server."""
         self._process.stop()
+
+
+def _own_format(device: str) -> str:
+    """What it takes for `auto`."""
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
 
 
 def _free_port() -> int:

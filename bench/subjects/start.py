@@ -53,7 +53,7 @@ class Starter:
         own = self._load(name, None)
         yield from self._at_each_size(name, own, default=True)
         for format in self._formats:
-            if format != own.format and format in self._known(name):
+            if format != own.format:
                 yield from self._at_each_size(name, self._load(name, format), default=False)
 
     def reference(self, subjects: Sequence[Subject]) -> Model:
@@ -64,13 +64,6 @@ class Starter:
     def _at_each_size(self, name: str, model: Model, *, default: bool) -> Iterator[Subject]:
         for size in [0] if name in _ONE_BATCH else self._batch_sizes:
             yield Subject(name, model, size, default)
-
-    def _known(self, name: str) -> Sequence[str]:
-        if name != "infinity":
-            return self._formats
-        from bench.subjects.infinity import FORMATS
-
-        return FORMATS[self._device]
 
     def _load(self, name: str, format: str | None) -> Model:
         arguments = {"folder": self._folder, "device": self._device, "format": format}
