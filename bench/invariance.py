@@ -47,7 +47,7 @@ class Size:
 
 
 # Of the nano pair all documents; of the 0.6B shape what two cores compute in some minutes.
-_NANO, _LARGE = Size(300, None, 50), Size(20, 200, 20)
+_NANO, _LARGE = Size(300, None, 20), Size(20, 200, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(formats=["float32", "bfloat16"])
     parser.add_argument("--queries", type=int, help="evenly spread over the file (default 300; 20 of another model)")
     parser.add_argument("--documents", type=int, help="the queries' own come first (default all; 200)")
-    parser.add_argument("--candidates", type=int, help="documents of a query that are reranked (default 50; 20)")
+    parser.add_argument("--candidates", type=int, help="documents of a query that are reranked (default 20)")
     parser.add_argument("--tokenizer", type=Path, help="of a random model: a folder with tokenizer.json (default nano)")
     parser.add_argument("--cache", type=Path, default=checkpoints.CACHE, help="where random models are kept")
     report.add_arguments(parser)
