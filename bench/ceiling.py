@@ -8,12 +8,13 @@ from typing import Protocol
 
 import torch
 
+from services.engine.host import cpus
 from services.engine.layers.linear import Linear, LinearFormat, dense, packed_fp16
 from services.engine.models.qwen3.config import ModelConfig
 
 _LAYERS = 4  # distinct weights, so that caches hold no more of them than of a model's
-_ROWS = {"cpu": (256, 512, 1024), "cuda": (8192, 16384)}
-_SECONDS = {"cpu": 1.0, "cuda": 0.2}
+_ROWS = (256, 512, 1024)
+_SECONDS = 1.0
 
 
 def config_of(folder: Path) -> ModelConfig:
@@ -61,30 +62,31 @@ class Ceiling(Protocol):
 
 
 class Products:
-    """Only the products of a few layers, in the number format and step size that are fastest on this machine."""
+    """The products of a few layers on the CPU, alone, in a number format. What packs the weights for it and which step
+    size is fastest here is tried."""
 
     name = "gemm"
 
-    def __init__(self, config: ModelConfig, device: str) -> None:
-        self._device = torch.device(device)
+    def __init__(self, config: ModelConfig, format: str) -> None:
+        torch.set_num_threads(cpus())
+        self._dtype: torch.dtype = getattr(torch, format)
         self._flops_per_row = float(sum(2 * rows * columns for rows, columns in weights(config).values())) * _LAYERS
         probes = [
-            (self._time(layers, inputs) / count, name, layers, inputs)
-            for name, linear in _formats(self._device).items()
+            (self._time(layers, inputs) / count, layers, inputs)
+            for linear in ways(self._dtype)
             for layers in [self._build(config, linear)]
-            for count in _ROWS[device]
+            for count in _ROWS
             for inputs in [self._inputs(config, count)]
         ]
-        seconds, self.format, self._layers, self._x = min(probes, key=lambda probe: probe[0])
+        seconds, self._layers, self._x = min(probes, key=lambda probe: probe[0])
         self.rows = len(self._x["qkv"])
-        self._repeats = max(1, round(_SECONDS[device] / (seconds * self.rows)))
+        self._repeats = max(1, round(_SECONDS / (seconds * self.rows)))
         self.flops = self._flops_per_row * self.rows * self._repeats
 
     def __call__(self) -> None:
         """Does `flops` of work."""
         for _ in range(self._repeats):
             self._once(self._layers, self._x)
-        self._wait()
 
     def _build(self, config: ModelConfig, linear: LinearFormat) -> list[dict[str, Linear]]:
         random = torch.Generator().manual_seed(0)
@@ -94,10 +96,9 @@ class Products:
         ]
 
     def _inputs(self, config: ModelConfig, rows: int) -> dict[str, torch.Tensor]:
-        dtype = torch.float32 if self._device.type == "cpu" else torch.bfloat16
         random = torch.Generator().manual_seed(1)
         return {
-            name: torch.randn(rows, columns, generator=random).to(self._device, dtype)
+            name: torch.randn(rows, columns, generator=random).to(self._dtype)
             for name, (_, columns) in weights(config).items()
         }
 
@@ -112,29 +113,20 @@ class Products:
         for _ in range(3):
             start = time.perf_counter()
             self._once(layers, inputs)
-            self._wait()
             best = min(best, time.perf_counter() - start)
         return best
 
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def ceiling(config: ModelConfig, device: str) -> Ceiling:
-    """On a CPU, products with the model's shapes; on CUDA, one large product."""
-    return Products(config, device) if device == "cpu" else LargeProduct()
-
 
 class LargeProduct:
-    """A large square bf16 product: the matrix rate that a CUDA card achieves in practice."""
+    """A large square product on CUDA: the matrix rate that a card really gives in a number format."""
 
     name = "roofline"
 
-    def __init__(self, size: int = 8192, repeats: int = 20) -> None:
+    def __init__(self, format: str, size: int = 8192, repeats: int = 20) -> None:
         self.rows = size
-        self._a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-        self._b = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+        dtype: torch.dtype = getattr(torch, format)
+        self._a = torch.randn(size, size, device="cuda", dtype=dtype)
+        self._b = torch.randn(size, size, device="cuda", dtype=dtype)
         self._repeats = repeats
         self.flops = 2.0 * size**3 * repeats
 
@@ -145,11 +137,29 @@ class LargeProduct:
         torch.cuda.synchronize()
 
 
-def _formats(device: torch.device) -> dict[str, LinearFormat]:
-    if device.type == "cuda":
-        return {"bf16": dense(device, torch.bfloat16)}
-    formats = {"fp32": dense(device, torch.float32)}
-    if "fbgemm" in torch.backends.quantized.supported_engines:
+def ceiling(config: ModelConfig, device: str, format: str) -> Ceiling:
+    """On a CPU the products of the model's own shapes, on CUDA one large product."""
+    return Products(config, format) if device == "cpu" else LargeProduct(format)
+
+
+def ways(dtype: torch.dtype) -> list[LinearFormat]:
+    """All ways to multiply in a format: plain weights, weights packed once by oneDNN and, for float32, FBGEMM's."""
+    ways = [dense(torch.device("cpu"), dtype)]
+    if dtype in (torch.float32, torch.bfloat16) and _mkldnn_packs():
+        ways.append(_packed(dtype))
+    if dtype == torch.float32 and "fbgemm" in torch.backends.quantized.supported_engines:
         torch.backends.quantized.engine = "fbgemm"
-        formats["fp16-packed"] = packed_fp16
-    return formats
+        ways.append(packed_fp16)
+    return ways
+
+
+def _packed(dtype: torch.dtype) -> LinearFormat:
+    def build(weight: torch.Tensor) -> Linear:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), _ROWS[-1])
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+    return build
+
+
+def _mkldnn_packs() -> bool:
+    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -113,12 +113,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def choice(arguments: argparse.Namespace) -> Choice:
-    """The model in the options of `add_arguments`."""
-    name, _, suffix = str(arguments.model).partition("-")
-    layers = arguments.layers
-    if name in SHAPES and suffix.endswith("layers") and suffix.removesuffix("layers").isdigit():
-        return Choice(name, layers or int(suffix.removesuffix("layers")), arguments.tokenizer, arguments.cache)
-    return Choice(arguments.model, layers, arguments.tokenizer, arguments.cache)
+    """What the arguments of `add_arguments` say."""
+    return named(arguments.model, arguments.layers, arguments.tokenizer, arguments.cache)
+
+
+def named(model: str, layers: int | None = None, tokenizer: Path | None = None, cache: Path = CACHE) -> Choice:
+    """The model of a name such as `0.6b-4layers`; `layers` goes before what the name says."""
+    shape, _, suffix = model.partition("-")
+    if shape in SHAPES and suffix.endswith("layers") and suffix.removesuffix("layers").isdigit():
+        return Choice(shape, layers or int(suffix.removesuffix("layers")), tokenizer, cache)
+    return Choice(model, layers, tokenizer, cache)
 
 
 def prepare(chosen: Choice, role: Role) -> Path:

@@ -2,35 +2,27 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bench import checkpoints, report
-from bench.ceiling import Ceiling
+from bench.ceiling import Ceiling, ceiling, config_of
 from bench.interleave import Run, interleave, rate
-from bench.report import Report, Row
-from bench.subjects import Computed
-from services.engine.host import cpus
+from bench.report import WINNOW, Report, Row
+from bench.subjects import Computed, Model, Subject
+from bench.subjects.start import started
 
 Numbers = npt.NDArray[np.floating]
 Distance = Callable[[Numbers, Numbers], float]
+Losses = dict[Subject, float]
 
-
-class Subject(Protocol):
-    """The subject and case of a row."""
-
-    name: str
-    batch_size: int
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """A subject that counts the tokens that it computes."""
-
-    computed: Computed
+FORMATS = ("float32", "bfloat16", "float16")
+# What subjects are told besides what they choose themselves. No one runs float32 on a card.
+_TOLD = {"cpu": ["float32", "bfloat16"], "cuda": ["bfloat16"]}
 
 
 class DisagreementError(Exception):
@@ -41,12 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser, cases: Sequence[str], subject
     """Options of a throughput benchmark."""
     checkpoints.add_arguments(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--cases", type=_among(cases), default=list(cases), help=f"of {', '.join(cases)}")
-    parser.add_argument("--subjects", type=_among(subjects), default=list(subjects), help=f"of {', '.join(subjects)}")
-    parser.add_argument("--batch-sizes", type=_sizes, default=[8, 16, 32], help="of peers that need one (8,16,32)")
-    parser.add_argument("--batch-tokens", type=int, default=0, help="winnow's step size (default: the engine's)")
+    parser.add_argument("--cases", type=among(cases), default=list(cases), help=f"of {', '.join(cases)}")
+    parser.add_argument("--subjects", type=among(subjects), default=list(subjects), help=f"of {', '.join(subjects)}")
+    add_formats(parser)
+    parser.add_argument(
+        "--batch-sizes", type=_sizes, default=[8, 16, 32], help="of peers that ask for one (8,16,32); the best counts"
+    )
+    parser.add_argument("--batch-tokens", type=int, default=0, help="winnow's step size (default: the engine's own)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds (default 5; publish no fewer)")
     report.add_arguments(parser)
+
+
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """Which number formats a bench measures."""
+    parser.add_argument(
+        "--formats",
+        type=among(FORMATS),
+        help=f"number formats besides what a subject chooses itself, of {', '.join(FORMATS)} "
+        f"(default: {','.join(_TOLD['cpu'])} on a CPU, {','.join(_TOLD['cuda'])} on CUDA)",
+    )
+
+
+def formats_of(arguments: argparse.Namespace, device: str) -> list[str]:
+    """What subjects are told."""
+    return list(arguments.formats or _TOLD[device])
 
 
 def device_of(arguments: argparse.Namespace) -> str:
@@ -58,62 +68,63 @@ def device_of(arguments: argparse.Namespace) -> str:
     return str(arguments.device)
 
 
-def settle() -> None:
-    """Gives the subjects in this process as many threads as the engine uses, and disables the peers' progress bars and
-    hints."""
-    import logging
-    import warnings
-
-    import torch
-    import transformers
-
-    torch.set_num_threads(cpus())
-
-    hush: Any = transformers.utils.logging
-    hush.disable_progress_bar()
-    hush.set_verbosity_error()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"transformers|sentence_transformers|torch")
+def subjects_of(
+    arguments: argparse.Namespace, loaders: dict[str, str], folder: Path, device: str, output: Report
+) -> AbstractContextManager[tuple[list[Subject], Callable[[], Model]]]:
+    """The subjects that the arguments ask for, and what starts their reference."""
+    return started(
+        loaders, arguments.subjects, folder, device, formats_of(arguments, device), arguments.batch_sizes,
+        arguments.batch_tokens, output,
+    )  # fmt: skip
 
 
-def computed_by(subjects: Sequence[object]) -> Computed | None:
-    """Winnow's counter of computed tokens, if winnow is one of the subjects."""
-    return next((subject.computed for subject in subjects if isinstance(subject, Measured)), None)
+def ceilings_of(subjects: Sequence[Subject], folder: Path, device: str) -> dict[Subject, Ceiling]:
+    """The machine's rate in each of winnow's number formats."""
+    config = config_of(folder)
+    return {subject: ceiling(config, device, subject.format) for subject in subjects if subject.name == WINNOW}
 
 
-def check(
-    outputs: Sequence[tuple[Subject, Numbers]], distance: Callable[[Numbers, Numbers], float], most: float
-) -> None:
-    """Raises DisagreementError if a subject's results differ from those of the first by more than `most`."""
-    _, expected = outputs[0]
-    for subject, numbers in outputs[1:]:
-        if not (found := distance(numbers, expected)) <= most:
+def losses(
+    subjects: Sequence[Subject], compute: Callable[[Subject], Numbers], expected: Numbers, distance: Distance,
+    tolerance: dict[str, float],
+) -> Losses:  # fmt: skip
+    """How far each subject's numbers are from the expected ones.
+
+    Raises DisagreementError if they are farther than its format explains. Warms the subjects up, too.
+    """
+    found: Losses = {}
+    for subject in subjects:
+        found[subject] = distance(compute(subject), expected)
+        if not found[subject] <= tolerance[subject.format]:
             raise DisagreementError(
-                f"{subject.name} (batch size {subject.batch_size}) and {outputs[0][0].name} disagree by {found:.2g}"
+                f"{subject.name} ({subject.format}, batch size {subject.batch_size}) and transformers in float32 "
+                f"disagree by {found[subject]:.2g}"
             )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One case: the work of each subject, and the number of units per run."""
+    """One case: what each subject runs, how much of it a run is, and how exact it is."""
 
     bench: str
     case: str
     unit: str
     work: float  # units a run does
     runs: Sequence[tuple[Subject, Run]]
-    ceiling: Ceiling | None
-    computed: Callable[[], float]  # FLOPs that winnow did in its last run; asked for only with a ceiling
+    losses: Losses
+    ceilings: dict[Subject, Ceiling]  # beside winnow's subjects
+    flops: Callable[[Computed], float]  # of what winnow computed in its last run
 
 
 def timed_rows(what: Measurement, repeats: int, output: Report) -> list[Row]:
-    """Times all subjects in turn, and the upper bound in the same rounds.
+    """Time all subjects in turn, and the ceilings in the same rounds.
 
-    The row of the upper bound, `gemm` or `roofline`, is the number of units per second that winnow's FLOPs would allow.
+    A ceiling's row, `gemm` or `roofline`, says how many units a second winnow's FLOPs in that format would allow.
     """
-    keyed: dict[str, Run] = {f"{subject.name} {subject.batch_size}": run for subject, run in what.runs}
-    if what.ceiling:
-        keyed[what.ceiling.name] = what.ceiling
+    keyed: dict[str, Run] = {
+        f"{subject.name} {subject.format} {subject.batch_size}": run for subject, run in what.runs
+    } | {f"{limit.name} {subject.format}": limit for subject, limit in what.ceilings.items()}
     with output.progress() as progress:
         task = progress.add_task("", total=repeats * len(keyed))
 
@@ -121,20 +132,29 @@ def timed_rows(what: Measurement, repeats: int, output: Report) -> list[Row]:
             progress.update(task, description=f"{what.bench} {what.case}: {name}")
             progress.advance(task)
 
-        seconds = interleave(keyed, repeats, on_run)
-    measured = [(subject.name, subject.batch_size, what.work) for subject, _ in what.runs]
-    if what.ceiling:
-        work = what.work * what.ceiling.flops / what.computed()
-        measured.append((what.ceiling.name, what.ceiling.rows, work))
+        seconds = list(interleave(keyed, repeats, on_run).values())
     rows = []
-    for (name, batch_size, work), spent in zip(measured, seconds.values(), strict=True):
+
+    def add(subject: Subject, name: str, batch_size: int, work: float, spent: list[float], loss: float | None) -> None:
         value, spread = rate(work, spent)
-        rows.append(Row(what.bench, what.case, name, batch_size, value, what.unit, spread))
-        output.add(rows[-1].as_dict())
+        row = Row(
+            what.bench, what.case, name, batch_size, value, what.unit, spread,
+            format=subject.format, default=subject.default, loss=loss,
+        )  # fmt: skip
+        rows.append(row)
+        output.add(row.as_dict())
+
+    for (subject, _), spent in zip(what.runs, seconds, strict=False):
+        add(subject, subject.name, subject.batch_size, what.work, spent, what.losses[subject])
+    for (subject, limit), spent in zip(what.ceilings.items(), seconds[len(what.runs) :], strict=True):
+        work = what.work * limit.flops / what.flops(subject.model.computed)
+        add(subject, limit.name, limit.rows, work, spent, None)
     return rows
 
 
-def _among(known: Sequence[str]) -> Callable[[str], list[str]]:
+def among(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Reads a list with commas, all of it `known`."""
+
     def parse(text: str) -> list[str]:
         names = text.split(",")
         if unknown := [name for name in names if name not in known]:

@@ -11,18 +11,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench import checkpoints, compare
-from bench.ceiling import attention_flops, ceiling, config_of, linear_flops
-from bench.compare import Measurement, Numbers
-from bench.report import Report, Row, table_of
-from bench.subjects import Embedder
+from bench.ceiling import attention_flops, config_of, linear_flops
+from bench.compare import Losses, Measurement, Numbers
+from bench.report import WINNOW, Report, Row, table_of
+from bench.subjects import Computed, Model, Subject, SubjectError
+from bench.subjects.start import EMBEDDERS
 from bench.texts import Writer
-from services.engine.errors import EngineError
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
 
-SUBJECTS = ("winnow", "recipe", "sentence-transformers", "infinity")
 _RECIPE_BATCH_ON_CUDA = 64  # a padded batch of everything would not fit
-# Maximum of 1 - cosine between two subjects' vectors of a text.
-_TOLERANCE = {"cpu": 1e-5, "cuda": 1e-2}
+# Greatest 1 - cosine between a subject's vector of a text and that of transformers in float32.
+_TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3, "float16": 1e-3, "int8": 0.2}
+_SAMPLE = 5  # texts, from the shortest to the longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ CASES: dict[str, Case] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench embed`."""
-    compare.add_arguments(parser, list(CASES), SUBJECTS)
-    parser.add_argument("--texts", type=int, help="number of texts per case (default: by case and device)")
+    compare.add_arguments(parser, list(CASES), list(EMBEDDERS))
+    parser.add_argument("--texts", type=int, help="how many texts a case has (default: by case and device)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,89 +73,43 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "embed")
         rows = _measure(arguments, folder, device, output)
-    except (checkpoints.ModelMissingError, compare.DisagreementError, EngineError) as error:
+    except (checkpoints.ModelMissingError, compare.DisagreementError, SubjectError) as error:
         print(f"bench embed: {error}", file=sys.stderr)
         return 1
-    output.finish(table_of(rows, f"embed, {folder.name}, {device}"))
+    output.finish(table_of(rows, f"embed, {folder.name}, {output.place}", loss="1 - cos"))
     return 0
 
 
 def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: Report) -> list[Row]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    subjects, close = _subjects(arguments, folder, device, output)
-    try:
-        config, computed = config_of(folder), compare.computed_by(subjects)
-        products = ceiling(config, device) if computed else None
+    config = config_of(folder)
 
-        def work(lengths: list[int]) -> float:
-            assert computed
-            # On a CPU the upper bound covers products with weights only; on CUDA it includes attention.
-            attention = attention_flops(config, lengths) if device == "cuda" else 0.0
-            return linear_flops(config, computed.tokens, computed.texts) + attention
+    def flops(lengths: list[int], computed: Computed) -> float:
+        # On a CPU the ceiling is of products with weights; on CUDA the roofline counts attention too.
+        attention = attention_flops(config, lengths) if device == "cuda" else 0.0
+        return linear_flops(config, computed.tokens, computed.texts) + attention
 
-        rows: list[Row] = []
+    rows: list[Row] = []
+    with compare.subjects_of(arguments, EMBEDDERS, folder, device, output) as (subjects, start_reference):
+        reference = start_reference()
+        ceilings = compare.ceilings_of(subjects, folder, device)
         for name in arguments.cases:
             case = CASES[name]
             count = arguments.texts or case.count[device]
             texts = case.write(Writer(seed=1), count, lambda piece: len(tokenizer.encode(piece).ids) - 1)
             lengths = _lengths(tokenizer, texts, queries=case.queries)
             for subject in subjects:
-                if subject.name in {"winnow", "recipe"}:
+                if subject.name in (WINNOW, "recipe"):
                     subject.batch_size = count
                 if subject.name == "recipe" and device == "cuda":
                     subject.batch_size = min(count, _RECIPE_BATCH_ON_CUDA)
-            _check(subjects, texts, lengths, case.queries, device)
+            losses = _losses(subjects, reference, texts, lengths, case.queries)
             runs = [(subject, partial(subject.embed, texts, queries=case.queries)) for subject in subjects]
-            rows += compare.timed_rows(
-                Measurement("embed", name, "tokens/s", sum(lengths), runs, products, partial(work, lengths)),
-                arguments.repeats,
-                output,
+            measurement = Measurement(
+                "embed", name, "tokens/s", sum(lengths), runs, losses, ceilings, partial(flops, lengths)
             )
-        return rows
-    finally:
-        close()
-
-
-def _subjects(
-    arguments: argparse.Namespace, folder: Path, device: str, output: Report
-) -> tuple[list[Embedder], Callable[[], None]]:
-    """The subjects, winnow first. Winnow and infinity run in their own processes, the others in this one."""
-    from bench.subjects.winnow import WinnowEmbedder
-
-    compare.settle()
-    subjects: list[Embedder] = []
-    closing: list[Callable[[], None]] = []
-    chosen = set(arguments.subjects)
-    if "winnow" in chosen:
-        subjects.append(WinnowEmbedder(folder, device, 0, arguments.batch_tokens))
-    if "recipe" in chosen:
-        from bench.subjects.recipe import RecipeEmbedder
-
-        subjects.append(RecipeEmbedder(folder, device, 0))
-    if "sentence-transformers" in chosen:
-        from bench.subjects.sentence_transformers import SentenceTransformersEmbedder
-
-        model = SentenceTransformersEmbedder.load(folder, device)
-        subjects += [SentenceTransformersEmbedder(model, size) for size in arguments.batch_sizes]
-    if "infinity" in chosen:
-        from bench.subjects.infinity import InfinityEmbedder, InfinityMissingError, InfinityServer
-
-        try:
-            with output.console.status("starting infinity (the first time it is installed, which takes minutes)"):
-                server = InfinityServer(folder, device, arguments.batch_sizes)
-        except InfinityMissingError as error:
-            output.note(f"without infinity: it {error}")
-        else:
-            closing.append(server.close)
-            subjects += [InfinityEmbedder(server, size) for size in arguments.batch_sizes]
-
-    def close() -> None:
-        for subject in subjects:
-            subject.close()
-        for end in closing:
-            end()
-
-    return subjects, close
+            rows += compare.timed_rows(measurement, arguments.repeats, output)
+    return rows
 
 
 def _lengths(tokenizer: Tokenizer, texts: Sequence[str], *, queries: bool) -> list[int]:
@@ -164,15 +118,21 @@ def _lengths(tokenizer: Tokenizer, texts: Sequence[str], *, queries: bool) -> li
     return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast([head + text for text in texts])]
 
 
-def _check(subjects: Sequence[Embedder], texts: Sequence[str], lengths: list[int], queries: bool, device: str) -> None:
-    """Compares all subjects on the shortest, a medium and the longest text. Also warms them up."""
+def _losses(
+    subjects: Sequence[Subject], reference: Model, texts: Sequence[str], lengths: list[int], queries: bool
+) -> Losses:
     order = sorted(range(len(texts)), key=lengths.__getitem__)
-    sample = [texts[order[0]], texts[order[len(order) // 2]], texts[order[-1]]]
-    outputs = [(subject, subject.embed(sample, queries=queries)) for subject in subjects]
-    compare.check(outputs, _one_minus_cosine, _TOLERANCE[device])
+    sample = [texts[order[int(at)]] for at in np.linspace(0, len(order) - 1, min(_SAMPLE, len(order)))]
+    expected = reference.embed(sample, queries, len(sample))
+    return compare.losses(
+        subjects, lambda subject: subject.embed(sample, queries=queries), expected, _one_minus_cosine, _TOLERANCE
+    )
 
 
 def _one_minus_cosine(a: Numbers, b: Numbers) -> float:
+    """The greatest of all texts'."""
     if a.shape != b.shape:
         return float("inf")
-    return float(np.max(1.0 - (a.astype(np.float64) * b).sum(axis=1)))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)  # a rounded vector's length is not exactly 1
+    return max(0.0, float(np.max(1.0 - (a * b).sum(axis=1) / lengths)))

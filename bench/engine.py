@@ -1,4 +1,4 @@
-"""Latency of one short query in the engine, on its own and together with bulk work."""
+"""Latency of one short query in the engine, with nothing else to do, and beside bulk work, in each number format."""
 
 import argparse
 import asyncio
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoints.add_arguments(parser)
     parser.set_defaults(model="nano")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--calls", type=int, default=200, help="queries per round, one after the other (default 200)")
+    compare.add_formats(parser)
+    parser.add_argument("--calls", type=int, default=200, help="queries of a round, one after the other (default 200)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
     parser.add_argument(
         "--bulk-tokens", type=int, default=0, help="also measure during bulk requests with texts of this many tokens"
@@ -43,12 +45,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures and prints the table."""
     device = compare.device_of(arguments)
     output = Report(arguments, "engine", device)
+    rows: list[Row] = []
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "embed")
-        engine = EmbedEngine.load(settings(folder, device))
+        default = None
+        for format in [None, *compare.formats_of(arguments, device)]:
+            if format and format == default:
+                continue
+            engine = EmbedEngine.load(settings(folder, device, format=format))
+            default = default or engine.info.dtype
+            rows += _rows(arguments, engine, folder, default=format is None)
     except (checkpoints.ModelMissingError, EngineError) as error:
         print(f"bench engine: {error}", file=sys.stderr)
         return 1
+    for row in rows:
+        output.add(row.as_dict())
+    output.finish(table_of(rows, f"engine, {folder.name}, {output.place}"))
+    return 0
+
+
+def _rows(arguments: argparse.Namespace, engine: EmbedEngine, folder: Path, *, default: bool) -> list[Row]:
+    """Of one engine. `default`: it chose its number format itself."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     writer = Writer(seed=3)
 
@@ -58,15 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     queries = [writer.of_tokens(_TOKENS, count) for _ in range(arguments.calls)]
     bulk = [writer.of_tokens(arguments.bulk_tokens, count) for _ in range(_BULK_TEXTS if arguments.bulk_tokens else 0)]
     measured = asyncio.run(_measure(engine, queries, bulk, arguments.repeats))
-    rows = [_row(f"query-{_TOKENS}-p{percent}", measured.idle, percent) for percent in (50, 99)]
+    figures = [(f"query-{_TOKENS}-p{percent}", measured.idle, percent) for percent in (50, 99)]
     if bulk:
-        rows.append(_row(f"query-{_TOKENS}-p95", measured.idle, 95))
-        rows.append(_row(f"query-{_TOKENS}-p95-beside-bulk", measured.beside, 95))
-        rows.append(_row(f"bulk-{arguments.bulk_tokens}-step", measured.steps, 50))
-    for row in rows:
-        output.add(row.as_dict())
-    output.finish(table_of(rows, f"engine, {folder.name}, {device}"))
-    return 0
+        figures.append((f"query-{_TOKENS}-p95", measured.idle, 95))
+        figures.append((f"query-{_TOKENS}-p95-beside-bulk", measured.beside, 95))
+        figures.append((f"bulk-{arguments.bulk_tokens}-step", measured.steps, 50))
+    return [_row(*figure, format=engine.info.dtype, default=default) for figure in figures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +130,7 @@ async def _milliseconds(engine: EmbedEngine, text: str, priority: Priority = Pri
     return 1000 * (time.perf_counter() - start)
 
 
-def _row(case: str, rounds: Sequence[Sequence[float]], percent: float) -> Row:
+def _row(case: str, rounds: Sequence[Sequence[float]], percent: float, *, format: str, default: bool) -> Row:
     found = [float(np.percentile(times, percent)) for times in rounds]
-    return Row("engine", case, WINNOW, 1, median(found), "ms", (min(found), max(found)))
+    spread = (min(found), max(found))
+    return Row("engine", case, WINNOW, 1, median(found), "ms", spread, format=format, default=default)

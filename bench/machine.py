@@ -23,6 +23,24 @@ def processor() -> str:
     return " ".join((match.group(1) if match else platform.processor() or platform.machine()).split())
 
 
+# Instructions that multiply matrices or many numbers at once, the fastest first, as /proc/cpuinfo names them on x86 and
+# on Arm.
+_INSTRUCTIONS = (
+    "amx_fp16", "amx_bf16", "amx_int8", "avx512_fp16", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2",
+    "i8mm", "bf16", "sve", "asimddp", "asimd",
+)  # fmt: skip
+
+
+def instructions() -> list[str]:
+    """Which of the instructions for products the processor shows: `amx_…` are its tiles."""
+    try:
+        match = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    flags = set(match.group(1).split() if match else ())
+    return [name for name in _INSTRUCTIONS if name in flags]
+
+
 def accelerator() -> str | None:
     """The CUDA device's name, or None."""
     import torch
@@ -49,6 +67,7 @@ def facts(device: str = "cpu") -> dict[str, object]:
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "processor": processor(),
         "cores": host.cpus(),
+        "instructions": instructions(),
         "accelerator": accelerator() if device == "cuda" else None,
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),

@@ -1,6 +1,8 @@
-"""Ranking metrics for test sets with exactly one relevant document per query."""
+"""Ranking measures: for test sets in which every query has exactly one right document, and of changes in a ranking."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,3 +42,33 @@ def recall(ranks: Ranks, cut: int = 50) -> float:
 def summary(ranks: Ranks) -> dict[str, float]:
     """The three metrics, by the names that `python -m bench quality` prints."""
     return {"ndcg@10": ndcg(ranks), "mrr@10": mrr(ranks), "recall@50": recall(ranks)}
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Of `queries`, how many have another order of their best documents, and how many other members among them.
+
+    `difference`: the greatest between two scores of one document.
+    """
+
+    queries: int
+    order: int
+    members: int
+    difference: float
+
+
+def best(scores: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
+    """The columns of each row's `count` greatest scores, the greatest first; of equal ones the first column."""
+    columns: npt.NDArray[np.int64] = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return columns
+
+
+def changes(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], cut: int = 10) -> Changes:
+    """What differs among the `cut` best of each row between two (queries, documents) score matrices."""
+    one, other = best(before, cut), best(after, cut)
+    return Changes(
+        queries=len(before),
+        order=int((one != other).any(axis=1).sum()),
+        members=int((np.sort(one, axis=1) != np.sort(other, axis=1)).any(axis=1).sum()),
+        difference=float(np.abs(before - after).max()),
+    )

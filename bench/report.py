@@ -20,7 +20,11 @@ WINNOW = "winnow"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `batch_size`: number of texts or documents that the subject computes at once."""
+    """One figure. `batch_size`: texts or documents that the subject was given to compute at once.
+
+    `format`: what it computed in, where that is measured; `default`: it chose the format itself. `loss`: how far its
+    numbers are from those of transformers in float32.
+    """
 
     bench: str
     case: str
@@ -29,9 +33,17 @@ class Row:
     value: float  # the median
     unit: str
     spread: tuple[float, float]  # least and greatest
+    format: str = ""
+    default: bool = False
+    loss: float | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """The object in a line of `--json`."""
+        """The keys of a line of `--json`."""
+        of_format = {
+            "format": self.format,
+            "default": self.default,
+            "loss": self.loss if self.loss is None else _round(self.loss),
+        }
         return {
             "bench": self.bench,
             "case": self.case,
@@ -40,7 +52,7 @@ class Row:
             "value": _round(self.value),
             "unit": self.unit,
             "spread": [_round(bound) for bound in self.spread],
-        }
+        } | (of_format if self.format else {})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +67,11 @@ class Report:
     def __init__(self, arguments: argparse.Namespace, bench: str, device: str = "cpu") -> None:
         self._json, self._save, self._bench = bool(arguments.json), bool(arguments.save), bench
         self._facts = machine.facts(device)
+        self.place = str(self._facts["accelerator"] or f"cpu ({', '.join(machine.instructions()[:3])})")
         self._lines: list[Mapping[str, object]] = []
         self._notes: list[str] = []
         self._words = sys.argv[1:]
-        self.console = Console(stderr=True, highlight=False, width=max(110, Console(stderr=True).width))
+        self.console = Console(stderr=True, highlight=False, width=max(150, Console(stderr=True).width))
 
     def progress(self) -> Progress:
         """A progress bar on standard error."""
@@ -79,8 +92,8 @@ class Report:
             print(json.dumps(line), flush=True)
 
     def finish(self, table: Table) -> None:
-        """Prints the table, and saves the run with `--save`."""
-        output = self.console if self._json else Console(highlight=False, width=max(110, Console().width))
+        """Print the table and keep the run where asked to."""
+        output = self.console if self._json else Console(highlight=False, width=max(150, Console().width))
         output.print(table)
         if self._save:
             print(f"saved as {self._write()}", file=sys.stderr)
@@ -95,28 +108,59 @@ class Report:
         return path
 
 
-def table_of(rows: Sequence[Row], title: str) -> Table:
-    """The table of all rows. The last column is winnow's figure / the subject's, for the same case and unit."""
-    table = Table(title=title, title_justify="left")
-    for name in ("case", "subject", "batch"):
+_FORMATS_CAPTION = (
+    "* as it starts by itself. Of the batch sizes tried, each subject's best. winnow ÷ it: Winnow as it starts by "
+    "itself; same format: Winnow in the row's format."
+)
+
+
+def table_of(rows: Sequence[Row], title: str, loss: str = "") -> Table:
+    """Each subject's best batch size, in each number format if they are known.
+
+    The last columns are winnow's figure, as it starts by itself and in the same format, over the subject's, of the same
+    case and unit. `loss` names the column of losses, if there is one.
+    """
+    formats = any(row.format for row in rows)
+    table = Table(title=title, title_justify="left", caption=_FORMATS_CAPTION if formats else None)
+    table.caption_justify = "left"
+    for name in ("case", "subject", *(["format"] if formats else []), "batch"):
         table.add_column(name)
-    for name in ("median", "unit", "least … greatest", "winnow ÷ it"):
+    more = [*([loss] if loss else []), "winnow ÷ it", *(["same format"] if formats else [])]
+    for name in ("median", "unit", "least … greatest", *more):
         table.add_column(name, justify="left" if name == "unit" else "right")
-    own = {(row.case, row.unit): row.value for row in rows if row.subject == WINNOW}
     case = ""
-    for row in rows:
+    for row in _best(rows):
         if case and row.case != case:
             table.add_section()
-        winnow = own.get((row.case, row.unit))
-        ratio = "" if row.subject == WINNOW or winnow is None else f"{winnow / row.value:.2f} ×"
-        least, greatest = row.spread
-        table.add_row(
-            "" if row.case == case else row.case, row.subject, str(row.batch_size), _show(row.value), row.unit,
-            f"{_show(least)} … {_show(greatest)}", ratio,
-            style="bold" if row.subject == WINNOW else None,
-        )  # fmt: skip
+        cells = ["" if row.case == case else row.case, row.subject]
+        if formats:
+            cells.append(row.format + " *" * row.default)
+        cells += [str(row.batch_size), _show(row.value), row.unit, " … ".join(map(_show, row.spread))]
+        if loss:
+            cells.append("" if row.loss is None else f"{row.loss:.1g}")
+        cells.append(_ratio(row, [own for own in rows if own.default or not formats]))
+        if formats:
+            cells.append(_ratio(row, [own for own in rows if own.format == row.format]))
+        table.add_row(*cells, style="bold" if row.subject == WINNOW else None)
         case = row.case
     return table
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
+    """Of rows that differ in the batch size alone, the one with the highest rate."""
+    best: dict[tuple[str, str, str, str], Row] = {}
+    for row in rows:
+        key = (row.case, row.unit, row.subject, row.format)
+        if key not in best or row.value > best[key].value:
+            best[key] = row
+    return list(best.values())
+
+
+def _ratio(row: Row, rows: Sequence[Row]) -> str:
+    """Winnow's figure among `rows` over this row's; empty if there is none, or if it is this one."""
+    own = (other for other in rows if (other.subject, other.case, other.unit) == (WINNOW, row.case, row.unit))
+    winnow = next(own, row)
+    return "" if winnow is row else f"{winnow.value / row.value:.2f} ×"
 
 
 def _round(value: float) -> float:

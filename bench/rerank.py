@@ -3,7 +3,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,28 +11,27 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench import checkpoints, compare
-from bench.ceiling import ceiling, config_of, linear_flops
-from bench.compare import Measurement, Numbers
-from bench.report import Report, Row, table_of
-from bench.subjects import Reranker
+from bench.ceiling import config_of, linear_flops
+from bench.compare import Losses, Measurement, Numbers
+from bench.report import WINNOW, Report, Row, table_of
+from bench.subjects import Computed, Model, Subject, SubjectError
+from bench.subjects.start import RERANKERS
 from bench.texts import Writer
 from services.engine import host
-from services.engine.errors import EngineError
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, RERANK_BODY, RERANK_PREFIX, RERANK_SUFFIX
 
-SUBJECTS = ("winnow", "recipe", "sentence-transformers")
-# Documents per query → queries per run, by device.
+# Documents per query → queries of a run, by device.
 CASES = {"10": {"cpu": 3, "cuda": 128}, "50": {"cpu": 1, "cuda": 32}, "100": {"cpu": 1, "cuda": 16}}
-# Maximum difference between two subjects' probabilities.
-_TOLERANCE = {"cpu": 1e-4, "cuda": 5e-2}
+# Greatest difference between a subject's probability of a pair and that of transformers in float32.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}
 
 Requests = list[tuple[str, list[str]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench rerank`."""
-    compare.add_arguments(parser, list(CASES), SUBJECTS)
-    parser.add_argument("--queries", type=int, help="number of queries per case (default: by case and device)")
+    compare.add_arguments(parser, list(CASES), list(RERANKERS))
+    parser.add_argument("--queries", type=int, help="how many queries a case has (default: by case and device)")
 
 
 def write_requests(queries: int, documents: int, seed: int = 2) -> Requests:
@@ -53,66 +52,38 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "rerank")
         rows = _measure(arguments, folder, device, output)
-    except (checkpoints.ModelMissingError, compare.DisagreementError, EngineError) as error:
+    except (checkpoints.ModelMissingError, compare.DisagreementError, SubjectError) as error:
         print(f"bench rerank: {error}", file=sys.stderr)
         return 1
-    output.finish(table_of(rows, f"rerank, {folder.name}, {device}"))
+    output.finish(table_of(rows, f"rerank, {folder.name}, {output.place}", loss="difference"))
     return 0
 
 
 def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: Report) -> list[Row]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    subjects, close = _subjects(arguments, folder, device)
-    try:
-        config, computed = config_of(folder), compare.computed_by(subjects)
-        products = ceiling(config, device) if computed else None
+    config = config_of(folder)
 
-        def work() -> float:
-            assert computed
-            return linear_flops(config, computed.tokens, computed.texts)  # attention, some 2 % here, is left out
+    def flops(computed: Computed) -> float:
+        return linear_flops(config, computed.tokens, computed.texts)  # attention, some 2 % here, is left out
 
-        rows: list[Row] = []
+    rows: list[Row] = []
+    with compare.subjects_of(arguments, RERANKERS, folder, device, output) as (subjects, start_reference):
+        reference = start_reference()
+        ceilings = compare.ceilings_of(subjects, folder, device)
         for name in arguments.cases:
             requests = write_requests(arguments.queries or CASES[name][device], int(name))
             lengths = _lengths(tokenizer, requests)
+            recipe_batch = _recipe_batch(int(name), max(lengths), folder, device, output)
             for subject in subjects:
-                if subject.name == "winnow":
+                if subject.name == WINNOW:
                     subject.batch_size = int(name)
                 if subject.name == "recipe":
-                    subject.batch_size = _recipe_batch(int(name), max(lengths), folder, device, output)
-            _check(subjects, requests, device)
+                    subject.batch_size = recipe_batch
+            losses = _losses(subjects, reference, requests)
             runs = [(subject, partial(subject.rerank, requests)) for subject in subjects]
-            measurement = Measurement("rerank", name, "pairs/s", len(lengths), runs, products, work)
+            measurement = Measurement("rerank", name, "pairs/s", len(lengths), runs, losses, ceilings, flops)
             rows += compare.timed_rows(measurement, arguments.repeats, output)
-        return rows
-    finally:
-        close()
-
-
-def _subjects(arguments: argparse.Namespace, folder: Path, device: str) -> tuple[list[Reranker], Callable[[], None]]:
-    """The subjects, winnow first. Winnow runs in its own process, the others in this one."""
-    from bench.subjects.winnow import WinnowReranker
-
-    compare.settle()
-    subjects: list[Reranker] = []
-    chosen = set(arguments.subjects)
-    if "winnow" in chosen:
-        subjects.append(WinnowReranker(folder, device, 0, arguments.batch_tokens))
-    if "recipe" in chosen:
-        from bench.subjects.recipe import RecipeReranker
-
-        subjects.append(RecipeReranker(folder, device, 0))
-    if "sentence-transformers" in chosen:
-        from bench.subjects.sentence_transformers import SentenceTransformersReranker
-
-        model = SentenceTransformersReranker.load(folder, device)
-        subjects += [SentenceTransformersReranker(model, size) for size in arguments.batch_sizes]
-
-    def close() -> None:
-        for subject in subjects:
-            subject.close()
-
-    return subjects, close
+    return rows
 
 
 def _lengths(tokenizer: Tokenizer, requests: Requests) -> list[int]:
@@ -139,13 +110,13 @@ def _recipe_batch(documents: int, longest: int, folder: Path, device: str, outpu
     return batch
 
 
-def _check(subjects: Sequence[Reranker], requests: Requests, device: str) -> None:
-    """Compares all subjects on three documents of the first query. Also warms them up."""
+def _losses(subjects: Sequence[Subject], reference: Model, requests: Requests) -> Losses:
+    """On three documents of the first query."""
     query, documents = requests[0]
     by_length = sorted(documents, key=len)
     sample = [(query, [by_length[0], by_length[len(by_length) // 2], by_length[-1]])]
-    outputs = [(subject, subject.rerank(sample)) for subject in subjects]
-    compare.check(outputs, _greatest_difference, _TOLERANCE[device])
+    expected = reference.rerank(sample, 3)
+    return compare.losses(subjects, lambda subject: subject.rerank(sample), expected, _greatest_difference, _TOLERANCE)
 
 
 def _greatest_difference(a: Numbers, b: Numbers) -> float:

@@ -14,7 +14,7 @@ import torch
 
 from bench.checkpoints import CACHE
 from bench.machine import ROOT
-from bench.subjects import Vectors
+from bench.subjects import Computed, MissingError, Requests, Scores, SubjectError, Vectors
 from deploy.local.process import Process, StartError
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
 
@@ -22,10 +22,6 @@ ENVIRONMENT = ROOT / ".cache" / "infinity"
 _INSTALL_SECONDS = 1200
 _START_SECONDS = 600.0
 _CALL_SECONDS = 3600.0
-
-
-class InfinityMissingError(Exception):
-    """infinity cannot be installed or cannot serve this model. The message is one line."""
 
 
 def install(environment: Path = ENVIRONMENT) -> Path:
@@ -45,25 +41,28 @@ def install(environment: Path = ENVIRONMENT) -> Path:
             subprocess.run(step, check=True, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
         except subprocess.CalledProcessError as error:
             lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-            raise InfinityMissingError(f"cannot be installed: {lines[-1]}") from None
+            raise MissingError(f"cannot be installed: {lines[-1]}") from None
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise InfinityMissingError(f"cannot be installed: {type(error).__name__}") from None
+            raise MissingError(f"cannot be installed: {type(error).__name__}") from None
     done.touch()
     return command
 
 
-class InfinityServer:
-    """One server that serves the same model under one name per batch size."""
+class Infinity:
+    """A server with the model under a name per batch size. `POST /embeddings`, all texts in one call; it sorts and
+    makes batches itself. Raises MissingError if it cannot be installed or cannot serve this model."""
 
-    def __init__(self, folder: Path, device: str, batch_sizes: Sequence[int]) -> None:
+    def __init__(self, folder: Path, device: str, format: str | None, batch_sizes: Sequence[int]) -> None:
+        self.format = format or _own_format(device)
+        self.computed = Computed()
         command: list[str | Path] = [install(), "v2", "--engine", "torch", "--device", device]
-        command += ["--dtype", "bfloat16" if device == "cuda" else "float32", "--no-bettertransformer"]
-        # Without its disk cache, which would answer every repetition, and without compilation, as by default.
+        command += ["--dtype", format or "auto", "--no-bettertransformer"]
+        # Its disk cache would answer every repeat; it does not compile by default either.
         command += ["--no-vector-disk-cache", "--no-compile", "--no-model-warmup", "--host", "127.0.0.1"]
         for size in batch_sizes:
             command += ["--model-id", folder, "--served-model-name", f"batch-{size}", "--batch-size", str(size)]
-        self.port = _free_port()
-        command += ["--port", str(self.port)]
+        self._port = _free_port()
+        command += ["--port", str(self._port)]
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix="infinity-", suffix=".log", dir=CACHE, delete=False) as log:
             quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"}
@@ -73,30 +72,17 @@ class InfinityServer:
         except StartError as error:
             self._process.stop()
             reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            raise InfinityMissingError(f"cannot serve this model: {reason[:200]}") from None
+            raise MissingError(f"cannot serve this model: {reason[:200]}") from None
 
-    def close(self) -> None:
-        """Stops the server."""
-        self._process.stop()
-
-
-class InfinityEmbedder:
-    """`POST /embeddings` with all texts in one call. The server sorts them and builds batches."""
-
-    name = "infinity"
-
-    def __init__(self, server: InfinityServer, batch_size: int) -> None:
-        self._server, self.batch_size = server, batch_size
-
-    def embed(self, texts: Sequence[str], *, queries: bool) -> Vectors:
-        """See `Embedder`."""
+    def embed(self, texts: Sequence[str], queries: bool, batch_size: int) -> Vectors:
+        """See `Model`."""
         head = EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) if queries else ""
         body = {
-            "model": f"batch-{self.batch_size}",
+            "model": f"batch-{batch_size}",
             "input": [head + text for text in texts],
             "encoding_format": "base64",
         }
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=_CALL_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_CALL_SECONDS)
         try:
             connection.request("POST", "/embeddings", json.dumps(body), {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -104,12 +90,24 @@ class InfinityEmbedder:
         finally:
             connection.close()
         if answer.status != http.client.OK:
-            raise RuntimeError(f"infinity answered {answer.status}: {text[:200]!r}")
+            raise SubjectError(f"infinity answered {answer.status}: {text[:200]!r}")
         rows = sorted(json.loads(text)["data"], key=lambda row: int(row["index"]))
         return np.stack([np.frombuffer(base64.b64decode(row["embedding"]), np.float32) for row in rows])
 
+    def rerank(self, requests: Requests, batch_size: int) -> Scores:
+        """It does not serve causal rerankers."""
+        raise NotImplementedError
+
     def close(self) -> None:
-        """See `Embedder`."""
+        """End the server."""
+        self._process.stop()
+
+
+def _own_format(device: str) -> str:
+    """What it takes for `auto`."""
+    if device == "cpu":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
 
 
 def _free_port() -> int:

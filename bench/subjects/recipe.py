@@ -1,7 +1,6 @@
 """The recipes of the Qwen3 model cards (Apache-2.0), line by line, except for gradients, which one card leaves enabled.
 
-The cards pad all texts of a call to the longest, on the left. They let transformers choose the number format. On a CPU
-this would be bfloat16, which most processors only emulate, so float32 is used there.
+The cards pad all texts of a call to the longest, on the left, and let transformers choose the number format.
 """
 
 from collections.abc import Sequence
@@ -14,33 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from bench.subjects import Scores, Vectors
+from bench.subjects import Computed, Requests, Scores, Vectors
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, RERANK_PREFIX, RERANK_SUFFIX
 
 _MAX_LENGTH = 8192
 
 
-def number_format(device: str) -> torch.dtype:
-    """Number format of all subjects except winnow, which chooses its own."""
-    return torch.bfloat16 if device == "cuda" else torch.float32
+def asked(format: str | None) -> dict[str, torch.dtype]:
+    """What transformers is told of the number format: nothing at all if it is to choose itself."""
+    return {"dtype": getattr(torch, format)} if format else {}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`bfloat16` for `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 class RecipeEmbedder:
-    """Padded batches of `batch_size` texts, one after the other. On a CPU, all texts are one batch."""
+    """One padded batch of `batch_size` texts after the other."""
 
-    name = "recipe"
-
-    def __init__(self, folder: Path, device: str, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, folder: Path, device: str, format: str | None) -> None:
+        self.computed = Computed()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model: Any = AutoModel.from_pretrained(folder, dtype=number_format(device))
+        model: Any = AutoModel.from_pretrained(folder, **asked(format))
         self._model = model.to(device).eval()
+        self.format = name_of(self._model.dtype)
 
     @torch.no_grad()
-    def embed(self, texts: Sequence[str], *, queries: bool) -> Vectors:
-        """See `Embedder`."""
+    def embed(self, texts: Sequence[str], queries: bool, batch_size: int) -> Vectors:
+        """See `Model`."""
         inputs = [f"Instruct: {DEFAULT_INSTRUCTION}\nQuery:{text}" if queries else text for text in texts]
-        batches = [inputs[at : at + self.batch_size] for at in range(0, len(inputs), self.batch_size)]
+        batches = [inputs[at : at + batch_size] for at in range(0, len(inputs), batch_size)]
         return np.concatenate([self._batch(batch) for batch in batches])
 
     def _batch(self, texts: list[str]) -> Vectors:
@@ -52,33 +55,32 @@ class RecipeEmbedder:
         return unit
 
     def close(self) -> None:
-        """See `Embedder`."""
+        """See `Model`."""
 
 
 class RecipeReranker:
     """One padded batch per query (or `batch_size` pairs of it), with logits of the full vocabulary at each position."""
 
-    name = "recipe"
-
-    def __init__(self, folder: Path, device: str, batch_size: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, folder: Path, device: str, format: str | None) -> None:
+        self.computed = Computed()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=number_format(device))
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **asked(format))
         self._model = model.to(device).eval()
+        self.format = name_of(self._model.dtype)
         self._no = self._tokenizer.convert_tokens_to_ids("no")
         self._yes = self._tokenizer.convert_tokens_to_ids("yes")
         self._prefix = self._tokenizer.encode(RERANK_PREFIX, add_special_tokens=False)
         self._suffix = self._tokenizer.encode(RERANK_SUFFIX, add_special_tokens=False)
 
-    def rerank(self, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
-        """See `Reranker`."""
+    def rerank(self, requests: Requests, batch_size: int) -> Scores:
+        """See `Model`."""
         scores: list[float] = []
         for query, documents in requests:
             pairs = [
                 f"<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: {query}\n<Document>: {document}" for document in documents
             ]
-            for at in range(0, len(pairs), self.batch_size):
-                scores += self._compute_logits(self._process_inputs(pairs[at : at + self.batch_size]))
+            for at in range(0, len(pairs), batch_size):
+                scores += self._compute_logits(self._process_inputs(pairs[at : at + batch_size]))
         return np.array(scores)
 
     def _process_inputs(self, pairs: list[str]) -> Any:
@@ -100,7 +102,7 @@ class RecipeReranker:
         return scores
 
     def close(self) -> None:
-        """See `Reranker`."""
+        """See `Model`."""
 
 
 def _last_token_pool(last_hidden_states: Tensor, attention_mask: Tensor) -> Tensor:

@@ -7,61 +7,53 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from bench.subjects import Scores, Vectors
-from bench.subjects.recipe import number_format
+from bench.subjects import Computed, Requests, Scores, Vectors
+from bench.subjects.recipe import asked, name_of
+
+
+def encode(model: Any, texts: Sequence[str], queries: bool, batch_size: int) -> Vectors:
+    """`SentenceTransformer.encode`."""
+    vectors: Vectors = model.encode(
+        list(texts),
+        prompt_name="query" if queries else None,
+        batch_size=batch_size,
+        normalize_embeddings=True,
+        show_progress_bar=False,
+    )
+    return vectors
 
 
 class SentenceTransformersEmbedder:
     """`SentenceTransformer.encode`."""
 
-    name = "sentence-transformers"
-
-    def __init__(self, model: Any, batch_size: int) -> None:
-        self._model, self.batch_size = model, batch_size
-
-    @staticmethod
-    def load(folder: Path, device: str) -> Any:
-        """The model, which several batch sizes share."""
-        return SentenceTransformer(
-            str(folder),
-            device=device,
-            model_kwargs={"dtype": number_format(device)},
-            processor_kwargs={"padding_side": "left"},
+    def __init__(self, folder: Path, device: str, format: str | None) -> None:
+        self.computed = Computed()
+        self._model: Any = SentenceTransformer(
+            str(folder), device=device, model_kwargs=asked(format), processor_kwargs={"padding_side": "left"}
         )
+        self.format = name_of(next(self._model.parameters()).dtype)
 
-    def embed(self, texts: Sequence[str], *, queries: bool) -> Vectors:
-        """See `Embedder`."""
-        vectors: Vectors = self._model.encode(
-            list(texts),
-            prompt_name="query" if queries else None,
-            batch_size=self.batch_size,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
-        return vectors
+    def embed(self, texts: Sequence[str], queries: bool, batch_size: int) -> Vectors:
+        """See `Model`."""
+        return encode(self._model, texts, queries, batch_size)
 
     def close(self) -> None:
-        """See `Embedder`."""
+        """See `Model`."""
 
 
 class SentenceTransformersReranker:
     """`CrossEncoder.predict`, which computes causal rerankers with its LogitScore module."""
 
-    name = "sentence-transformers"
+    def __init__(self, folder: Path, device: str, format: str | None) -> None:
+        self.computed = Computed()
+        self._model: Any = CrossEncoder(str(folder), device=device, model_kwargs=asked(format))
+        self.format = name_of(next(self._model.parameters()).dtype)
 
-    def __init__(self, model: Any, batch_size: int) -> None:
-        self._model, self.batch_size = model, batch_size
-
-    @staticmethod
-    def load(folder: Path, device: str) -> Any:
-        """The model, which several batch sizes share."""
-        return CrossEncoder(str(folder), device=device, model_kwargs={"dtype": number_format(device)})
-
-    def rerank(self, requests: Sequence[tuple[str, Sequence[str]]]) -> Scores:
-        """See `Reranker`."""
+    def rerank(self, requests: Requests, batch_size: int) -> Scores:
+        """See `Model`."""
         pairs = [(query, document) for query, documents in requests for document in documents]
-        scores = self._model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False)
+        scores = self._model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
         return np.asarray(scores, np.float64)
 
     def close(self) -> None:
-        """See `Reranker`."""
+        """See `Model`."""

@@ -50,3 +50,17 @@ def test_a_warm_cache_beside_an_echo_server(stack: Stack) -> None:
         (subject, unit) for unit in ("requests/s", "ms p50", "ms p99") for subject in ("winnow", "echo")
     ]
     assert all(row["value"] > 0 for row in rows)
+
+
+def test_invariance_of_the_nano_pair() -> None:
+    rows = bench(
+        "invariance", "--models", "nano", "--device", "cpu", "--queries", "3", "--documents", "20", "--candidates", "4"
+    )
+    assert [(row["format"], row["by"]) for row in rows] == [
+        (format, by) for format in ("float32", "bfloat16") for by in ("embed", "rerank")
+    ]
+    for row in rows:
+        assert row["queries"] == 3
+        assert 0 <= row["members"] <= row["order"] <= 3
+    # In float32 a text's numbers do differ between steps, but by less than what parts two documents.
+    assert rows[0]["difference"] < 1e-5

@@ -2,8 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench.ceiling import Products, attention_flops, config_of, linear_flops, weights
+from bench.ceiling import Products, attention_flops, config_of, linear_flops, ways, weights
 from bench.checkpoints import SHAPES
 from services.engine.models.qwen3.config import ModelConfig
 
@@ -40,10 +41,21 @@ def test_attention_flops_count_each_visible_pair(config: ModelConfig) -> None:
     assert attention_flops(config, [3, 3]) == 2 * attention_flops(config, [3])
 
 
-def test_products_do_the_work_they_say() -> None:
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+def test_products_do_the_work_they_say(format: str) -> None:
     shape = SHAPES["tiny"]
     config = ModelConfig.parse(shape)
-    products = Products(config, "cpu")
+    products = Products(config, format)
     per_row = sum(2 * rows * columns for rows, columns in weights(config).values())
     assert products.flops % (4 * per_row * products.rows) == 0
     products()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_ways_to_multiply_give_the_same(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(48, 32, generator=random).bfloat16()
+    x = torch.randn(5, 32, generator=random).to(dtype)
+    expected = x.double() @ weight.double().T
+    for way in ways(dtype):
+        torch.testing.assert_close(way(weight)(x).double(), expected, rtol=1e-2, atol=2e-2)

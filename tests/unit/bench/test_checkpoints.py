@@ -4,9 +4,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bench.checkpoints import CACHE, SHAPES, Choice, ModelMissingError, add_arguments, choice, prepare
-from services.engine.engine import RerankEngine
-from services.engine.types import EngineSettings
+from bench.checkpoints import CACHE, Choice, ModelMissingError, add_arguments, choice, named, prepare
 from tests.support import checkpoints
 
 
@@ -30,6 +28,7 @@ def test_names_of_models() -> None:
     assert parsed("--layers", "2") == Choice("0.6b", 2)
     assert parsed("--model", "nano") == Choice("nano")
     assert parsed("--model", "some/folder-4layers") == Choice("some/folder-4layers")
+    assert named("0.6b-4layers") == Choice("0.6b", 4)
 
 
 def test_random_weights_come_from_the_seed_and_are_written_once(tmp_path: Path, tokenizer: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support import checkpoints
 
 ROOT = Path(__file__).resolve().parents[3]
-KEYS = ["bench", "case", "subject", "batch_size", "value", "unit", "spread"]
+KEYS = ["bench", "case", "subject", "batch_size", "value", "unit", "spread", "format", "default", "loss"]
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -48,32 +48,64 @@ def test_embed_compares_subjects_that_agree(tiny: list[str | Path]) -> None:
     subjects = "winnow,recipe,sentence-transformers"
     done = bench(
         "embed", *tiny, "--subjects", subjects, "--cases", "short,mixed", "--texts", "4", "--batch-sizes", "2,4",
-        "--repeats", "1", "--json",
+        "--formats", "float32,bfloat16", "--repeats", "1", "--json",
     )  # fmt: skip
     rows = rows_of(done)
-    names = [(row["subject"], row["batch_size"]) for row in rows if row["case"] == "mixed"]
-    assert names[:4] == [("winnow", 4), ("recipe", 4), ("sentence-transformers", 2), ("sentence-transformers", 4)]
-    assert names[4][0] == "gemm"
+    assert [row["case"] for row in rows] == ["short"] * 10 + ["mixed"] * 10
+    measured = [(row["subject"], row["batch_size"]) for row in rows[10:18]]
+    sizes = [("sentence-transformers", 2), ("sentence-transformers", 4)]
+    assert measured == [("winnow", 4)] * 2 + [("recipe", 4)] * 2 + sizes * 2
+    assert [row["subject"] for row in rows[18:]] == ["gemm"] * 2
     assert {row["unit"] for row in rows} == {"tokens/s"}
-    assert [row["case"] for row in rows] == ["short"] * 5 + ["mixed"] * 5
-    assert "winnow ÷ it" in done.stderr
+    # Each subject first as it starts by itself: transformers takes what the checkpoint holds.
+    own = [row["format"] for row in rows[10:] if row["default"]]
+    assert own[1:4] == ["bfloat16"] * 3
+    for subject in subjects.split(","):
+        assert {row["format"] for row in rows[10:] if row["subject"] == subject} == {"float32", "bfloat16"}
+    assert [row["format"] for row in rows[18:]] == [row["format"] for row in rows[10:12]]
+    losses = {(row["subject"], row["format"]): row["loss"] for row in rows[10:]}
+    assert losses["recipe", "float32"] == 0
+    assert 1e-7 < losses["winnow", "bfloat16"] < 1e-3
+    assert losses["winnow", "float32"] < 1e-5
+    assert losses["gemm", "float32"] is None
+    for shown in ("winnow ÷ it", "same format", "1 - cos", "bfloat16 *"):
+        assert shown in done.stderr
+
+
+def test_int8_models_say_how_they_are_installed(tiny: list[str | Path]) -> None:
+    if (ROOT / ".cache" / "onnx").exists():
+        pytest.skip("they are installed here")
+    done = bench(
+        "embed", *tiny, "--subjects", "winnow,sentence-transformers-onnx", "--formats", "float32", "--cases", "short",
+        "--texts", "2", "--repeats", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "without sentence-transformers-onnx: not installed: python -m venv .cache/onnx" in done.stderr
 
 
 def test_rerank_compares_subjects_that_agree(tiny: list[str | Path]) -> None:
-    done = bench("rerank", *tiny, "--cases", "10", "--queries", "2", "--batch-sizes", "8", "--repeats", "1", "--json")
+    done = bench(
+        "rerank", *tiny, "--cases", "10", "--queries", "2", "--batch-sizes", "8", "--formats", "float32", "--repeats",
+        "1", "--json",
+    )  # fmt: skip
     rows = rows_of(done)
-    assert [row["subject"] for row in rows] == ["winnow", "recipe", "sentence-transformers", "gemm"]
+    assert list(dict.fromkeys(row["subject"] for row in rows)) == ["winnow", "recipe", "sentence-transformers", "gemm"]
     assert {row["unit"] for row in rows} == {"pairs/s"}
+    # Told one format, each peer still shows its own as well.
+    assert [row["format"] for row in rows if row["subject"] == "recipe"] == ["bfloat16", "float32"]
+    assert all(row["loss"] < 5e-2 for row in rows if row["subject"] != "gemm")
 
 
 def test_engine_latency(tiny: list[str | Path]) -> None:
     rows = rows_of(bench("engine", *tiny, "--calls", "5", "--repeats", "2", "--json"))
-    assert [(row["case"], row["unit"]) for row in rows] == [("query-12-p50", "ms"), ("query-12-p99", "ms")]
+    assert [(row["case"], row["unit"]) for row in rows] == [("query-12-p50", "ms"), ("query-12-p99", "ms")] * 2
+    assert {row["format"] for row in rows} == {"float32", "bfloat16"}
+    assert [row["default"] for row in rows] == [True, True, False, False]
 
 
 def test_engine_latency_beside_bulk_work(tiny: list[str | Path]) -> None:
     rows = rows_of(bench("engine", *tiny, "--calls", "5", "--repeats", "1", "--bulk-tokens", "300", "--json"))
-    beside = [row["case"] for row in rows][2:]
+    beside = [row["case"] for row in rows][2:5]
     assert beside == ["query-12-p95", "query-12-p95-beside-bulk", "bulk-300-step"]
 
 
