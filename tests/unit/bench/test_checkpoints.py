@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bench.checkpoints import CACHE, Choice, ModelMissingError, add_arguments, choice, named, prepare
+from bench.checkpoints import CACHE, SHAPES, Choice, ModelMissingError, add_arguments, choice, named, prepare
+from services.engine.engine import RerankEngine
+from services.engine.types import EngineSettings
 from tests.support import checkpoints
 
 

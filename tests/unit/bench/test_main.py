@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def tiny(tmp_path: Path) -> list[str | Path]:
     return ["--model", "tiny", "--tokenizer", tmp_path, "--cache", tmp_path / "cache", "--device", "cpu"]
 
 
-def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     for row in rows:
