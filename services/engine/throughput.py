@@ -58,6 +58,6 @@ class Throughput:
     def tokens(self, seconds: float, most: int) -> int:
         """Tokens of the largest batch that takes no longer than `seconds`, up to `most`; 0 if there is none."""
         batch = most
-        for _ in range(3):  # a smaller batch has a lower rate: each step is nearer
-            batch = max(0, min(most, int(seconds * self.rate(batch)))) if batch else 0
+        while batch and self.seconds(batch) > seconds:  # a smaller batch has a lower rate: each step comes nearer
+            batch = max(0, int(seconds * self.rate(min(batch, self._batch_tokens))))
         return batch

@@ -63,6 +63,5 @@ def test_a_batch_of_so_many_tokens_is_done_in_time(seconds: float, most: int) ->
     throughput = started(1.0)
     tokens = throughput.tokens(seconds, most)
     assert 0 <= tokens <= most
-    assert throughput.seconds(tokens) <= seconds * 1.1
-    if tokens < most:  # not much more would have fitted
-        assert throughput.seconds(2 * tokens + 2) > seconds
+    assert throughput.seconds(tokens) <= seconds
+    assert throughput.tokens(2 * seconds, most) >= tokens

@@ -91,6 +91,9 @@ class MeanFamily:
     def head(self, words: Tokenizer, device: torch.device, *, embeds: bool) -> tuple[str, Head]:
         return "mean", unit_vectors
 
+    def sample(self) -> torch.Tensor:
+        return self.tensors("table", (self.config.vocab_size, WIDTH))
+
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Mean]:
         return lambda max_tokens: Mean(self.tensors("table", (self.config.vocab_size, WIDTH)).to(device, dtype))
 

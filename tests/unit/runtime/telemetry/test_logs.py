@@ -31,13 +31,16 @@ def test_log_lines_carry_the_trace(form: str) -> None:
 
 
 LOUD = """
-import logging
+import logging, time
 from services.runtime.telemetry import logs
 logs.configure("INFO", "plain")
+(handler,) = logging.getLogger().handlers
 for number in range(20_000):
     logging.info("line %d", number)
 print("alive", flush=True)
 input()
+while handler._lines.qsize():  # there is room again when somebody reads
+    time.sleep(0.01)
 logging.info("last")
 """
 
@@ -53,8 +56,9 @@ def test_a_log_that_nobody_reads_holds_up_nothing() -> None:
     lines = log.splitlines()
     assert [line.rpartition(": ")[2] for line in lines[:3]] == ["line 0", "line 1", "line 2"]
     assert lines[-1].endswith("last")
-    (dropped,) = (int(line.split()[0]) for line in lines if "log lines were dropped" in line)
-    assert dropped + len(lines) == 20_000 + 2
+    dropped = [int(line.split()[0]) for line in lines if "log lines were dropped" in line]
+    assert dropped
+    assert sum(dropped) + len(lines) - len(dropped) == 20_000 + 1
 
 
 def test_what_is_logged_last_is_written() -> None:
