@@ -39,7 +39,7 @@ def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     for row in rows:
-        assert list(row) == KEYS
+        assert list(row) in (KEYS, KEYS[:7])  # without a format if that is not compared
         least, greatest = row["spread"]
         assert 0 < least <= row["value"] <= greatest
     return rows
@@ -65,7 +65,7 @@ def test_embed_compares_subjects_that_agree(tiny: list[str | Path]) -> None:
         assert {row["format"] for row in rows[10:] if row["subject"] == subject} == {"float32", "bfloat16"}
     assert [row["format"] for row in rows[18:]] == [row["format"] for row in rows[10:12]]
     losses = {(row["subject"], row["format"]): row["loss"] for row in rows[10:]}
-    assert losses["recipe", "float32"] == 0
+    assert losses["recipe", "float32"] < 1e-12
     assert 1e-7 < losses["winnow", "bfloat16"] < 1e-3
     assert losses["winnow", "float32"] < 1e-5
     assert losses["gemm", "float32"] is None

@@ -7,7 +7,7 @@ import pytest
 from bench.subjects import Computed, SubjectError, Vectors
 from bench.subjects.process import Process
 
-HERE = "tests.unit.bench.test_process"
+HERE = "tests.unit.bench.subjects.test_process"
 
 
 class Lengths:
