@@ -74,36 +74,27 @@ class InPlace:
         return norm.square_().div_(x.shape[-1]).add_(self._eps).rsqrt_()
 
 
-class Mixed:
+class Mixed(InPlace):
     """Activations in 16 bits on the CPU; the residual stream, statistics and the last norm in fp32.
 
     What passes from product to product is rounded once. The residual stream is not: it adds up all layers.
     """
 
-    residual = torch.float32
-
     def __init__(self, eps: float, dtype: torch.dtype) -> None:
-        self._exact, self._dtype = InPlace(eps), dtype
+        super().__init__(eps)
+        self._dtype = dtype
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
-        return self._exact.norm(x, weight).to(self._dtype)
-
-    def add_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See Elementwise."""
-        return x.add_(delta), self.norm(x, weight)
+        return super().norm(x, weight).to(self._dtype)
 
     def last_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
-        return self._exact.last_norm(x, delta, weight)
+        return super().norm(x.add_(delta), weight)
 
     def qk_norm_rope(self, heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
-        return self._exact.qk_norm_rope(heads.float(), weight, rotation).to(self._dtype)
-
-    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """See Elementwise. The kernels compute in fp32 by themselves."""
-        return self._exact.gate(gate_up)
+        return super().qk_norm_rope(heads.float(), weight, rotation).to(self._dtype)
 
 
 class Fused:

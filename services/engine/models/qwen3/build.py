@@ -19,9 +19,9 @@ _ROOM = 0.5
 
 
 def prepare(
-    config: ModelConfig, tensors: Tensors, sample: torch.Tensor, device: torch.device, dtype: torch.dtype
+    config: ModelConfig, tensors: Tensors, sample: Callable[[], torch.Tensor], device: torch.device, dtype: torch.dtype
 ) -> Callable[[int], Qwen3]:
-    """Chooses formats, for fp32 on the CPU by a probe on `sample`. The result reads the weights, for texts of so many
+    """Chooses formats, for fp32 on the CPU by a probe on `sample()`. The result reads the weights, for texts of so many
     tokens."""
     linear: LinearFormat
     elementwise: Elementwise
@@ -29,7 +29,7 @@ def prepare(
         linear, elementwise = dense(device, dtype), Fused(config.rms_norm_eps, dtype)
     elif dtype == torch.float32:
         room = 3 * tensors.size < _ROOM * host.free_memory()
-        linear, elementwise = choose_cpu_format(sample, room_for_both=room), InPlace(config.rms_norm_eps)
+        linear, elementwise = choose_cpu_format(sample(), room_for_both=room), InPlace(config.rms_norm_eps)
     else:
         linear, elementwise = packed_16_bits(dtype), Mixed(config.rms_norm_eps, dtype)
 

@@ -54,4 +54,4 @@ class Qwen3Family:
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
         """See Family."""
-        return prepare(self.config, self.tensors, self.sample(), device, dtype)
+        return prepare(self.config, self.tensors, self.sample, device, dtype)

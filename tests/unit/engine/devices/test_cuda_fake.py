@@ -53,7 +53,7 @@ def config(size: str, layers: int | None = None) -> ModelConfig:
 
 
 def cuda(shape: ModelConfig, dtype: torch.dtype = torch.bfloat16, *, head: Head = unit_vectors) -> Cuda:
-    model = build.prepare(shape, FakeTensors(), torch.empty(1), CUDA, dtype)(MAX_TOKENS)
+    model = build.prepare(shape, FakeTensors(), lambda: torch.empty(1), CUDA, dtype)(MAX_TOKENS)
     return Cuda(model, head, CUDA)
 
 
