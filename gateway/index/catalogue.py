@@ -44,12 +44,12 @@ class Catalogue:
         self._supported = False
         self._last: dict[str, Collection] = {}
 
-    async def require(self) -> None:
+    async def require(self, budget_s: float | None = None) -> None:
         """Raises Precondition if this Redis has no vector sets."""
         if self._supported:
             return
         with redis_errors():
-            await self._client.command("VADD", _PROBE, "VALUES", 1, 1, "probe")
+            await self._client.command("VADD", _PROBE, "VALUES", 1, 1, "probe", budget_s=budget_s)
         self._supported = True
 
     async def inspect(self) -> None:
@@ -69,14 +69,14 @@ class Catalogue:
                 "maxmemory-policy %s permits Redis to evict collections: use volatile-lfu or noeviction", policy
             )
 
-    async def filter(self, field: str, expression: str) -> Filter:
+    async def filter(self, field: str, expression: str, budget_s: float | None = None) -> Filter:
         """The filter of an expression. Raises InvalidField for `field` if it does not parse.
 
         Redis parses it here, on a set for that purpose: an empty shard does not refuse any filter.
         """
         try:
             wanted = translate(expression)
-            error = await self._client.command("EVAL", lua.PROBE, 1, _PROBE, wanted.redis)
+            error = await self._client.command("EVAL", lua.PROBE, 1, _PROBE, wanted.redis, budget_s=budget_s)
         except FilterError as wrong:
             raise InvalidField(field, str(wrong)) from None
         except Unreachable:
@@ -131,14 +131,14 @@ class Catalogue:
             tags.append(tag)
         return tuple(tags)
 
-    async def resolve(self, name: str, field: str = "collection") -> Collection:
+    async def resolve(self, name: str, budget_s: float | None = None) -> Collection:
         """The current collection of a name or an alias; NotFound if there is none.
 
-        If the catalogue cannot be read, the one that this process last saw under that name.
+        If the catalogue cannot be read within the budget, the one that this process last saw under that name.
         """
-        await self.require()
+        await self.require(budget_s)
         try:
-            found = await self._client.command("EVAL", lua.RESOLVE, 2, _COLLECTIONS, _ALIASES, name)
+            found = await self._client.command("EVAL", lua.RESOLVE, 2, _COLLECTIONS, _ALIASES, name, budget_s=budget_s)
         except Unreachable as error:
             if name in self._last:
                 return self._last[name]

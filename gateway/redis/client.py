@@ -55,9 +55,12 @@ class RedisClient:
         """
         await self._topology.connect()
 
-    async def command(self, *args: str | bytes | int | float) -> Any:
-        """Runs one command on bytes. Raises ResponseError if the server refuses it, or one of `Unreachable`."""
-        [reply] = await self.commands([args])
+    async def command(self, *args: str | bytes | int | float, budget_s: float | None = None) -> Any:
+        """Runs one command on bytes. Raises ResponseError if the server refuses it, or one of `Unreachable`.
+
+        `budget_s`: maximum wait in total; None: no limit but the time-out.
+        """
+        [reply] = await self.commands([args], budget_s=budget_s)
         return _good(reply)
 
     async def commands(

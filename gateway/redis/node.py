@@ -13,16 +13,11 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.redis.faults import FaultLog
+from gateway.redis.silence import Silence
 from gateway.redis.workarounds import transport_of
 
 Command = tuple[str | bytes | int | float, ...]
 Run = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-
-# A failure that takes longer is slow: calls that try one after the other would add up their waits.
-SLOW_S = 0.1
-# For this long after a slow failure, calls fail at once. Otherwise the consecutive calls of one request, and calls that
-# arrive during the failure, would wait for the same silent server again.
-PAUSE_S = 1.0
 
 
 class QueueTimeoutError(RedisError):
@@ -71,36 +66,47 @@ class Node:
         self._run = run
         self._turns = asyncio.Semaphore(connections)
         self._closed = False
-        self._heard_at = self._failed_at = -PAUSE_S
-        self._failure: Exception | None = None
+        self._silence = Silence(self._ping)
 
     async def send(self, batch: Batch) -> None:
         """Sends a batch and reads its replies as they arrive. Errors are among its results.
 
-        Calls that wait for a connection while the server is silent fail together with the calls that have one.
+        If the server falls silent, calls that wait for a connection fail together with the calls that have one, and
+        new calls fail at once until it answers again.
         """
-        loop = asyncio.get_running_loop()
-        came_at = loop.time()
-        if self._failure is not None and came_at < self._failed_at + PAUSE_S:
-            batch.missing = self._failure
-            return
-        await self._turns.acquire()
-        if self._failure is not None and came_at <= self._failed_at:
-            self._turns.release()
-            batch.missing = self._failure
+        silent = self._silence.failure
+        if silent.done() or not await self._turn(silent):
+            batch.missing = silent.result()
             return
         batch.missing = RedisTimeoutError("no answer in time")
         task = self._run(self._round_trip(batch))
         task.add_done_callback(lambda _: self._turns.release())
-        await asyncio.wait({task})
-        if task.cancelled():
+        await _first(task, silent)
+        if not task.done():
+            batch.missing = silent.result()
+            self._faults.failed(self._name, batch.missing)
+        elif task.cancelled():
             batch.missing = RedisConnectionError("the client was closed")
         else:
             task.result()
 
+    async def _turn(self, silent: "asyncio.Future[Exception]") -> bool:
+        """Waits for a connection; False if the server falls silent first."""
+        if not self._turns.locked():
+            return await self._turns.acquire()
+        turn = asyncio.ensure_future(self._turns.acquire())
+        taken = False
+        try:
+            await _first(turn, silent)
+            taken = turn.done()
+        finally:
+            if not taken and not turn.cancel():
+                self._turns.release()  # it came while this call was cancelled
+        return taken
+
     async def _round_trip(self, batch: Batch) -> None:
-        loop = asyncio.get_running_loop()
-        began_at = loop.time()
+        self._silence.began(batch)
+        timeout: Exception | None = None
         try:
             try:
                 await self._exchange(batch)
@@ -112,11 +118,14 @@ class Node:
         except (RedisError, OSError) as error:
             batch.missing = error
             self._faults.failed(self._name, error)
-            if self._heard_at < began_at < loop.time() - SLOW_S:
-                self._failed_at, self._failure = loop.time(), error
+            timeout = error if isinstance(error, RedisTimeoutError) else None
+        finally:
+            self._silence.ended(batch, timeout)
+
+    async def _ping(self) -> None:
+        await self._exchange(Batch([("PING",)]))
 
     async def _exchange(self, batch: Batch) -> None:
-        loop = asyncio.get_running_loop()
         connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
         transport = transport_of(connection)
         stale = True
@@ -133,7 +142,7 @@ class Node:
                     callback = self._callbacks.get(str(command[0]))
                     reply = callback(reply) if callback else reply
                 batch.replies.append(reply)
-                self._heard_at, self._failure = loop.time(), None
+                self._silence.heard()
             # The server has become a replica: its name may resolve to another server now.
             stale = any(isinstance(reply, ReadOnlyError) for reply in batch.replies)
         finally:
@@ -146,4 +155,10 @@ class Node:
     async def close(self) -> None:
         """Closes all connections; those in use at the end of their round trip at the latest."""
         self._closed = True
+        self._silence.close()
         await self._pool.disconnect()
+
+
+async def _first(*futures: "asyncio.Future[Any]") -> None:
+    """Waits until one of them is done."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

@@ -15,13 +15,17 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, RedisClusterException, RedisError
 
 from gateway.redis.faults import FaultLog
-from gateway.redis.node import PAUSE_S, SLOW_S, Batch, Node
+from gateway.redis.node import Batch, Node
 from gateway.redis.workarounds import UNBOUNDED, cluster_errors, response_callbacks
 
 # The errors of a call that no server answers. ResponseError, a refusal by a live server, is a RedisError too: catch it
 # first if the difference matters.
 Unreachable = (RedisError, OSError, asyncio.TimeoutError)
 
+# A failure to connect that takes longer is slow: calls that try one after the other would add up their waits.
+_SLOW_S = 0.1
+# For this long after a slow failure to connect, calls fail at once.
+_PAUSE_S = 1.0
 # For replies that are outstanding when the client is closed; no caller waits for them.
 _LAST_REPLIES_S = 1.0
 
@@ -43,7 +47,7 @@ class Topology:
         self._nodes: dict[str, Node] = {}  # by name; "" is the single server
         self._attempt: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self._failed_at = -PAUSE_S
+        self._failed_at = -_PAUSE_S
         self._refreshing: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -55,7 +59,7 @@ class Topology:
         if self._connected:
             return
         if self._attempt is None:
-            if self._failure is not None and asyncio.get_running_loop().time() < self._failed_at + PAUSE_S:
+            if self._failure is not None and asyncio.get_running_loop().time() < self._failed_at + _PAUSE_S:
                 raise self._failure
             self._attempt = asyncio.create_task(self._connect(), name="redis-connect")
             began_at = asyncio.get_running_loop().time()
@@ -74,7 +78,7 @@ class Topology:
             self._faults.failed(server, error)
         elif not attempt.cancelled():
             self._faults.worked(server)
-        self._failure, self._failed_at = (error if now > began_at + SLOW_S else None), now
+        self._failure, self._failed_at = (error if now > began_at + _SLOW_S else None), now
 
     async def _connect(self) -> None:
         with cluster_errors():

@@ -85,8 +85,10 @@ class Pipeline:
     async def _from_collection(self, job: SearchJob, name: str, budget: Budget) -> FirstStage:
         if self._index is None:
             raise no_redis()
-        collection = await self._index.catalogue.resolve(name)
-        filter_ = await self._index.catalogue.filter("collection.filter", job.filter) if job.filter else None
+        collection = await self._index.catalogue.resolve(name, budget.retrieve_s())
+        filter_ = None
+        if job.filter:
+            filter_ = await self._index.catalogue.filter("collection.filter", job.filter, budget.retrieve_s())
         with Stopwatch() as embedding, self._stage(names.EMBEDDINGS):
             try:
                 embedded = await self._embedder.embed(

@@ -12,7 +12,7 @@ from tests.support.gateway import Running, running
 from tests.support.proxy import proxy
 from tests.support.redis import redis_server
 from tests.support.silent import silent_server
-from tests.support.waiting import idle_clock, until
+from tests.support.waiting import idle_clock, until, until_available
 from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -60,13 +60,39 @@ async def test_a_redis_that_accepts_and_never_answers(scheme: str) -> None:
 
 
 async def test_a_caller_with_less_time_does_not_wait_for_the_others() -> None:
+    """It hears what is wrong within the retrieve stage's share of its time."""
     async with silent_server() as address, running(index_url=f"redis://{address}", index_timeout_ms=60_000) as gateway:
         waiting = search(gateway, 0, timeout=60)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await search(gateway, 1, timeout=0.2)
-        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            await search(gateway, 1, timeout=0.4)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not waiting.done()
         waiting.cancel()
+
+
+async def test_a_redis_that_is_stopped_costs_searches_little_time_and_is_used_again_at_once() -> None:
+    with redis_server() as redis:
+        async with running(redis.url, index_timeout_ms=60_000) as gateway:
+            await gateway.retrieval.CreateCollection(pb.CreateCollectionRequest(name="docs"))
+            await gateway.upsert("docs", pb.Document(id="a", text="text", metadata_json='{"n": 2}'))
+            await search(gateway, 0)
+            redis.pause()
+            try:
+                with idle_clock() as waited, pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await search(gateway, 0, timeout=60)
+                assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert waited() < TIMEOUT_S  # whatever the time-out of a command, and the caller's
+                with idle_clock() as waited:
+                    for number in range(20):  # it is known to be silent: nobody waits for it again
+                        with pytest.raises(grpc.aio.AioRpcError) as raised:
+                            await search(gateway, number, timeout=60)
+                        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert waited() < TIMEOUT_S
+            finally:
+                redis.resume()
+            with idle_clock() as waited:
+                await until_available(lambda: search(gateway, 0))
+            assert waited() < TIMEOUT_S
 
 
 @pytest.mark.parametrize("callers", [10, 200])  # fewer and more than there are connections
