@@ -5,7 +5,7 @@ import os
 # By itself a thread spins for milliseconds before it sleeps, at each of the thousands of barriers of a batch. Beside
 # other work it so holds a core that the thread it waits for needs. This many turns are some microseconds: enough to
 # meet at the barriers of a quiet machine.
-_SPINS = "1000"
+_SPINS = "4000"
 
 
 def configure() -> None:

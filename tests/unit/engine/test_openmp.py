@@ -32,7 +32,7 @@ def displayed(worker: str = "embed", **environment: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP runtime")
 @pytest.mark.parametrize("worker", ["embed", "rerank"])
 def test_a_worker_sets_it_before_torch_is_loaded(worker: str) -> None:
-    assert "GOMP_SPINCOUNT = '1000'" in displayed(worker)
+    assert "GOMP_SPINCOUNT = '4000'" in displayed(worker)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP runtime")
@@ -40,4 +40,4 @@ def test_what_the_environment_says_is_left_alone() -> None:
     assert "GOMP_SPINCOUNT = '77'" in displayed(GOMP_SPINCOUNT="77")
     passive = displayed(OMP_WAIT_POLICY="passive")
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in passive
-    assert "GOMP_SPINCOUNT = '1000'" not in passive
+    assert "GOMP_SPINCOUNT = '4000'" not in passive
