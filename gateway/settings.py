@@ -116,7 +116,6 @@ class GatewaySettings(ProcessSettings):
     stream_retry_seconds: float = Field(
         30.0, ge=0, description="how long a stream retries while the workers or the index are unreachable"
     )
-    max_items: int = Field(2048, ge=1, description="maximum texts, documents or ids in one request")
     max_text_bytes: int = Field(4 << 20, ge=1, description="maximum bytes of one text (UTF-8)")
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from services.runtime.bearer_tokens import BearerTokens
 from services.runtime.grpc_workarounds import use_generic_handlers
 from services.runtime.interceptors import (
     AuthInterceptor,
+    CallsInterceptor,
     DeadlineInterceptor,
     DecodingInterceptor,
     ErrorsInterceptor,
@@ -36,6 +37,7 @@ from services.runtime.tls import server_credentials
 
 log = logging.getLogger("winnow.server")
 
+_MAX_STREAMS = 2000
 _STOP_SECONDS = 0.5  # for statuses that are still being sent
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -68,9 +70,10 @@ def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle)
         ErrorsInterceptor(),
         TelemetryInterceptor(telemetry),
         *tokens,
+        CallsInterceptor(settings.max_calls),
         ReadinessInterceptor(lifecycle),
         DeadlineInterceptor(),
-        DecodingInterceptor(settings.max_message_bytes),
+        DecodingInterceptor(settings.max_message_bytes, settings.max_items),
     ]
     server = grpc.aio.server(
         interceptors=[InterceptorChain(chain)],
@@ -168,7 +171,15 @@ async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc
     """A plaintext server with only the health service, because Kubernetes' probes do not support TLS."""
     if settings.health_listen is None:
         return None
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    chain = InterceptorChain(
+        [
+            ErrorsInterceptor(),
+            CallsInterceptor(settings.max_calls),
+            DecodingInterceptor(settings.max_message_bytes, settings.max_items),
+        ]
+    )
+    server = grpc.aio.server(interceptors=[chain], options=_options(settings))
+    use_generic_handlers(server)
     health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
     port = server.add_insecure_port(settings.health_listen)
     await server.start()
@@ -184,6 +195,15 @@ def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", 1 << 20),
         ("grpc.server.max_pending_requests_hard_limit", 1 << 20),
         ("grpc.so_reuseport", 0),  # with 1, a second process would share the port silently
+        # One client's share of `max_calls`. Its other calls wait on its side until a stream ends.
+        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # DecodingInterceptor does it within its limit. grpc has none; it refuses other algorithms as UNIMPLEMENTED.
+        ("grpc.per_message_decompression", 0),
+        (
+            "grpc.compression_enabled_algorithms_bitset",
+            1 << grpc.Compression.NoCompression | 1 << grpc.Compression.Gzip,
+        ),
         # Twice the limit, so that DecodingInterceptor can refuse messages slightly over it with a helpful error.
         ("grpc.max_receive_message_length", min(2 * settings.max_message_bytes, 2**31 - 1)),
         ("grpc.max_send_message_length", settings.max_message_bytes),

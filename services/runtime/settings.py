@@ -95,6 +95,10 @@ class ProcessSettings(BaseSettings):
     max_message_bytes: int = Field(
         64 << 20, ge=1 << 16, le=1 << 30, description="maximum size of one message, sent or received"
     )
+    max_items: int = Field(2048, ge=1, description="maximum texts, documents or ids in one request")
+    max_calls: int = Field(
+        10_000, ge=1, description="maximum calls in progress; one more is refused with RESOURCE_EXHAUSTED"
+    )
     drain_seconds: float = Field(30.0, ge=0, le=3600, description="time limit for accepted calls after SIGTERM")
     connection_age_seconds: float = Field(
         300.0,

@@ -39,7 +39,6 @@ class WorkerSettings(ProcessSettings):
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one per core")
     tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")
-    max_items: int = Field(2048, ge=1, description="maximum texts or documents in one request")
     max_text_bytes: int = Field(4 << 20, ge=1, description="maximum bytes of UTF-8 in one text")
 
     def engine(self) -> EngineSettings:

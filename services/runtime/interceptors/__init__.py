@@ -1,6 +1,10 @@
-"""Interceptors around every handler, outermost first: errors → telemetry → auth → readiness → deadline → decoding."""
+"""Interceptors around every handler.
+
+Outermost first: errors → telemetry → auth → calls → readiness → deadline → decoding.
+"""
 
 from services.runtime.interceptors.auth import AuthInterceptor
+from services.runtime.interceptors.calls import CallsInterceptor
 from services.runtime.interceptors.deadline import DeadlineInterceptor
 from services.runtime.interceptors.decoding import DecodingInterceptor
 from services.runtime.interceptors.errors import ErrorsInterceptor
@@ -10,6 +14,7 @@ from services.runtime.interceptors.telemetry import TelemetryInterceptor
 
 __all__ = [
     "AuthInterceptor",
+    "CallsInterceptor",
     "DeadlineInterceptor",
     "DecodingInterceptor",
     "ErrorsInterceptor",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import DeadlineTooShort
-from services.runtime.interceptors.interceptor import Context, Interceptor
+from services.runtime.interceptors.interceptor import HEALTH, REFLECTION, Context, Interceptor
 
 
 class DeadlineInterceptor(Interceptor):
     """DEADLINE_EXCEEDED immediately if less than `least_seconds` are left. A call without a deadline is accepted."""
 
-    infrastructure = False
+    exempt = (HEALTH, REFLECTION)
 
     def __init__(self, least_seconds: float = 0.001) -> None:
         self._least = least_seconds

@@ -18,4 +18,12 @@ class ErrorsInterceptor(Interceptor):
         ended = isinstance(error, grpc.aio.AbortError)
         cancelled = isinstance(error, asyncio.CancelledError) and not is_stray(error)
         if not ended and not cancelled:
-            await abort(context, to_problem(error))
+            problem = to_problem(error)
+            del error
+            try:
+                await abort(context, problem)
+            except grpc.aio.AbortError as aborted:
+                # grpc keeps it in the state of the call, to which its traceback refers, as do requests of any size.
+                aborted.__context__ = None
+                del problem
+                raise aborted.with_traceback(None)  # noqa: B904

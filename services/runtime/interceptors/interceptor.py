@@ -1,7 +1,8 @@
 """Wraps handlers of all four call kinds (request and response unary or streaming).
 
-An interceptor subclasses `Interceptor` and implements the hooks that it needs, once for all kinds: `admit` to refuse a
-call, `call` to run code around the handler, `failed` for its exceptions, `request` and `finisher` for each message.
+An interceptor subclasses `Interceptor` and implements the hooks that it needs, once for all kinds: `screen` to refuse a
+call before its request is read, `admit` to refuse it with its context, `call` to run code around the handler, `failed`
+for its exceptions, `reader` and `finisher` for each message.
 `InterceptorChain` is registered with grpc. It wraps a handler in all interceptors on the first call, not on every call,
 because calls differ only in their contexts.
 """
@@ -20,25 +21,24 @@ import grpc
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Any]"
+Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-# Probes and reflection have no bearer token and must be answered while the model loads.
-_INFRASTRUCTURE = ("/grpc.health.v1.", "/grpc.reflection.")
+HEALTH = "/grpc.health.v1."
+REFLECTION = "/grpc.reflection."
 
 # If a client has disconnected, a write may fail before grpc.aio notices that and cancels the call.
 _NOTICED_SECONDS = 1.0
 
 
-def is_infrastructure(method: str) -> bool:
-    """True for health and reflection."""
-    return method.startswith(_INFRASTRUCTURE)
-
-
 class Interceptor:
     """Hooks around each handler. The base class does nothing."""
 
-    infrastructure = True
-    """Whether the interceptor also applies to health and reflection."""
+    exempt: tuple[str, ...] = ()
+    """Beginnings of the methods that the interceptor leaves alone."""
+
+    def screen(self, method: str, metadata: Metadata) -> None:
+        """Raises a Problem to refuse the call before grpc reads its request, which may be large."""
 
     def admit(self, context: Context) -> None:
         """Raises a Problem to refuse the call, before its handler runs."""
@@ -50,13 +50,9 @@ class Interceptor:
     async def failed(self, context: Context, error: BaseException) -> None:
         """Handles an exception of the handler. If it returns, the exception propagates outwards."""
 
-    def decoder(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-        """The request deserializer to use instead of `decode`."""
-        return decode
-
-    def request(self, request: Any) -> Any:
-        """Receives each decoded request before the handler, within `call`. Returns the request for the handler."""
-        return request
+    def reader(self, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+        """A request deserializer that runs within `call`, unlike `decode`, which runs outside. None: use `decode`."""
+        return None
 
     def finisher(self, method: str, encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
         """A response serializer that runs within `call`, unlike `encode`, which runs outside. None: use `encode`."""
@@ -64,17 +60,18 @@ class Interceptor:
 
     def wrap(self, handler: Handler, method: str) -> Handler:
         """The handler, wrapped in this interceptor."""
-        if not self.infrastructure and is_infrastructure(method):
+        if method.startswith(self.exempt):
             return handler
         streams_in = handler.request_streaming
         kind = f"{'stream' if streams_in else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         behavior = getattr(handler, kind)
-        encode = handler.response_serializer
+        decode, encode = handler.request_deserializer, handler.response_serializer
+        read = self.reader(decode)
         # A coroutine that responds with a stream writes to the context and bypasses the interceptors.
         yields = not handler.response_streaming or inspect.isasyncgenfunction(behavior)
         finish = self.finisher(method, encode) if yields else None
-        if finish or type(self).admit is not Interceptor.admit or type(self).request is not Interceptor.request:
-            behavior = self._entering(behavior, streams_in, finish)
+        if read or finish or type(self).admit is not Interceptor.admit:
+            behavior = self._entering(behavior, _each(read) if read and streams_in else read, finish)
         if type(self).call is not Interceptor.call:
             behavior = self._calling(behavior, method.lstrip("/"))
         if type(self).failed is not Interceptor.failed:
@@ -82,7 +79,7 @@ class Interceptor:
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped: Handler = make(
             behavior,
-            request_deserializer=self.decoder(handler.request_deserializer),
+            request_deserializer=None if read else decode,
             response_serializer=None if finish else encode,
         )
         return wrapped
@@ -90,10 +87,10 @@ class Interceptor:
     # Each of these keeps the kind of function, by which grpc distinguishes handlers: a streaming response is an
     # asynchronous generator, or a coroutine that writes to the context and returns nothing.
 
-    def _entering(self, behavior: Behavior, streams_in: bool, finish: Callable[[Any], bytes] | None) -> Behavior:
-        looks = type(self).request is not Interceptor.request
-        see = self._each if streams_in and looks else self.request
-        leave = finish or _untouched
+    def _entering(
+        self, behavior: Behavior, read: Callable[[Any], Any] | None, finish: Callable[[Any], bytes] | None
+    ) -> Behavior:
+        see, leave = read or _untouched, finish or _untouched
         if inspect.isasyncgenfunction(behavior):
 
             async def many(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -145,25 +142,35 @@ class Interceptor:
             try:
                 return await behavior(request, context)
             except (Exception, asyncio.CancelledError) as error:
+                del request  # what `failed` raises refers to this function
                 await self.failed(context, error)
                 raise
 
         return single
 
-    async def _each(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
-            yield self.request(request)
+
+def _untouched(message: Any) -> Any:
+    return message
 
 
-def _untouched(response: Any) -> Any:
-    return response
+def _each(read: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+    async def requests(messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for message in messages:
+            yield read(message)
+
+    return requests
 
 
 class InterceptorChain(grpc.aio.ServerInterceptor):
     """All interceptors as one grpc interceptor, outermost first."""
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
-        self._inwards = tuple(reversed(interceptors))
+        self._interceptors = tuple(interceptors)
+        self._screens = [
+            (position, interceptor)
+            for position, interceptor in enumerate(interceptors)
+            if type(interceptor).screen is not Interceptor.screen
+        ]
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}  # by method: a handler and its wrapped form
 
     async def intercept_service(
@@ -174,14 +181,37 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None:
             return None
+        for position, interceptor in self._screens:
+            if not method.startswith(interceptor.exempt):
+                try:
+                    interceptor.screen(method, handler_call_details.invocation_metadata or ())
+                except Exception as error:
+                    return _within(self._interceptors[:position], _refusing(error), method)
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            wrapped = handler
-            for interceptor in self._inwards:
-                wrapped = interceptor.wrap(wrapped, method)
-            wrapped = _writing(wrapped)
-            known = self._wrapped[method] = handler, wrapped
+            known = self._wrapped[method] = handler, _within(self._interceptors, handler, method)
         return known[1]
+
+
+def _within(interceptors: Sequence[Interceptor], handler: Handler, method: str) -> Handler:
+    """The handler, wrapped in the interceptors, outermost first."""
+    for interceptor in reversed(interceptors):
+        handler = interceptor.wrap(handler, method)
+    return _writing(handler)
+
+
+def _refusing(error: Exception) -> Handler:
+    """Fails the call. grpc reads the request of a unary call before the handler runs, that of a stream on demand."""
+
+    async def refuse(requests: object, context: Context) -> None:
+        nonlocal error
+        try:
+            raise error
+        finally:
+            del error  # its traceback refers to this function
+
+    refusing: Handler = grpc.stream_stream_rpc_method_handler(refuse)
+    return refusing
 
 
 def _writing(handler: Handler) -> Handler:

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from services.runtime.deadline import remaining
 from services.runtime.errors import Internal, Problem
-from services.runtime.interceptors.interceptor import Context, Interceptor
+from services.runtime.interceptors.interceptor import HEALTH, REFLECTION, Context, Interceptor
 from services.runtime.rpc_status import is_stray, to_problem, was_cancelled
 from services.runtime.telemetry import names
 from services.runtime.telemetry.names import Refusal
@@ -43,7 +43,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class TelemetryInterceptor(Interceptor):
     """Continues the caller's trace and records the call's duration and final status."""
 
-    infrastructure = False
+    exempt = (HEALTH, REFLECTION)
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._tracer = telemetry.tracer
@@ -76,7 +76,12 @@ class TelemetryInterceptor(Interceptor):
             problem = to_problem(error)  # here, so that the incident in the log has this span's trace id
             code = problem.code
             self._note(span, problem)
-            raise problem from error
+            try:
+                if problem is error:
+                    raise  # not from itself
+                raise problem from error
+            finally:
+                del problem  # its traceback refers to this function
         except GeneratorExit:  # a response stream is closed, because the client stopped reading or a write failed
             if was_cancelled():
                 code = _why_cancelled(context)
