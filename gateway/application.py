@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,8 +20,9 @@ from gateway.index.catalogue import Catalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
 from gateway.index.upsert import Upserter
+from gateway.models.dispatch import DispatchSettings
 from gateway.models.embedder import Embedder, EmbedWorkers, SplitSettings
-from gateway.models.pool import EmbedPool, RerankPool
+from gateway.models.pool import EmbedPool, PoolSettings, RerankPool
 from gateway.models.reranker import Reranker, RerankWorkers
 from gateway.redis.client import RedisClient
 from gateway.redis.faults import FaultLog
@@ -57,14 +59,18 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._settings = settings
         self._metrics = metrics = GatewayMetrics(telemetry)
-        self._embed_channel = channel(
-            settings.embed_target, telemetry, settings.channel(), health_service=EMBED_SERVICE
+        connect = partial(channel, telemetry=telemetry, settings=settings.channel())
+        pool = PoolSettings(
+            timeout_s=settings.workers_timeout_seconds,
+            refresh_s=settings.model_refresh_seconds,
+            dispatch=DispatchSettings(settings.workers_attempts, settings.workers_hedge_tokens),
         )
-        self._rerank_channel = channel(
-            settings.rerank_target, telemetry, settings.channel(), health_service=RERANK_SERVICE
+        self._embed_pool = EmbedPool(
+            settings.embed_target, partial(connect, health_service=EMBED_SERVICE), pool, metrics
         )
-        self._embed_pool = EmbedPool(self._embed_channel, settings.workers_timeout_seconds)
-        self._rerank_pool = RerankPool(self._rerank_channel, settings.workers_timeout_seconds)
+        self._rerank_pool = RerankPool(
+            settings.rerank_target, partial(connect, health_service=RERANK_SERVICE), pool, metrics
+        )
 
         cache_url = settings.cache_url or settings.redis_url
         cache_faults = FaultLog("cache", "GATEWAY_CACHE_URL" if settings.cache_url else "GATEWAY_REDIS_URL")
@@ -147,9 +153,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Starts to connect to workers and Redis in the background."""
-        every_s = self._settings.model_refresh_seconds
-        self._run(self._embed_pool.watch(every_s), "embed-model")
-        self._run(self._rerank_pool.watch(every_s), "rerank-model")
+        self._embed_pool.start()
+        self._rerank_pool.start()
         if self._remote is None:
             log.info("no cache in Redis: GATEWAY_REDIS_URL and GATEWAY_CACHE_URL are not set")
         else:
@@ -174,7 +179,7 @@ class Gateway:
         await self._reranker.close()
         if self._remote is not None:
             await self._remote.close()
-        await self._embed_channel.close()
-        await self._rerank_channel.close()
+        await self._embed_pool.close()
+        await self._rerank_pool.close()
         clients = (self._cache_client, self._index_client, self._index_writer)
         await asyncio.gather(*(client.close() for client in clients if client is not None))

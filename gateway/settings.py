@@ -44,7 +44,14 @@ class GatewaySettings(ProcessSettings):
     workers_tls_cert: OptionalPath = Field(None, description="client certificate (PEM) for the workers")
     workers_tls_key: OptionalPath = Field(None, description="private key (PEM) of that certificate")
     workers_token: Token = Field(SecretStr(""), description="bearer token sent to the workers; empty: none")
-    workers_attempts: int = Field(3, ge=1, le=5, description="maximum attempts of a call to a worker")
+    workers_attempts: int = Field(
+        3, ge=1, le=5, description="maximum attempts of a call, each on another worker; at most 10 % of calls have more"
+    )
+    workers_hedge_tokens: int = Field(
+        512,
+        ge=0,
+        description="maximum tokens of an interactive call that goes to a second worker if it takes long; 0: never",
+    )
     workers_timeout_seconds: float = Field(
         300.0, gt=0, description="timeout of a call to a worker, whatever its deadline"
     )
@@ -139,5 +146,4 @@ class GatewaySettings(ProcessSettings):
             tls_cert=self.workers_tls_cert,
             tls_key=self.workers_tls_key,
             token=self.workers_token.get_secret_value() or None,
-            attempts=self.workers_attempts,
         )

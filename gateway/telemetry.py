@@ -1,7 +1,7 @@
 """Metrics of the gateway, and the spans of its stages. Texts are never recorded."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry.trace import Span
@@ -21,6 +21,10 @@ class GatewayMetrics:
         self._misses: Counter[str] = Counter()
         telemetry.totals(names.CACHE_HITS, lambda: _by_kind(self._hits))
         telemetry.totals(names.CACHE_MISSES, lambda: _by_kind(self._misses))
+        self._attempts: Counter[tuple[str, str]] = Counter()  # by kind and attempt
+        self._replicas: dict[str, Callable[[], Mapping[names.ReplicaState, int]]] = {}  # by kind
+        telemetry.totals(names.WORKER_ATTEMPTS, self._read_attempts)
+        telemetry.levels(names.WORKER_REPLICAS, self._read_replicas)
         self._errors = telemetry.counter(names.CACHE_ERRORS)
         self._degraded = telemetry.counter(names.DEGRADED_ANSWERS)
 
@@ -43,6 +47,14 @@ class GatewayMetrics:
         if misses:
             self._misses[kind] += misses
 
+    def attempt(self, kind: str, attempt: names.Attempt) -> None:
+        """Counts a call that was sent to a worker."""
+        self._attempts[kind, attempt] += 1
+
+    def watch_replicas(self, kind: str, read: Callable[[], Mapping[names.ReplicaState, int]]) -> None:
+        """Registers what tells the number of a pool's replicas in each state. It is called on another thread."""
+        self._replicas[kind] = read
+
     def cache_error(self, operation: str, kind: str) -> None:
         """Counts a failed cache call. `operation`: "read" or "write"."""
         self._errors.add(1, {names.DB_OPERATION: operation, names.ERROR_TYPE: kind})
@@ -50,6 +62,17 @@ class GatewayMetrics:
     def degraded(self, stage: names.DegradedStage, reason: names.DegradedReason) -> None:
         """Counts a degraded answer."""
         self._degraded.add(1, {names.STAGE: stage.value, names.SHED_REASON: reason.value})
+
+    def _read_attempts(self) -> list[tuple[float, Mapping[str, str]]]:
+        attempts = list(self._attempts.items())
+        return [(count, {names.KIND: kind, names.ATTEMPT: attempt}) for (kind, attempt), count in attempts]
+
+    def _read_replicas(self) -> list[tuple[float, Mapping[str, str]]]:
+        return [
+            (count, {names.KIND: kind, names.STATE: state})
+            for kind, read in list(self._replicas.items())
+            for state, count in read().items()
+        ]
 
 
 def _by_kind(items: Counter[str]) -> list[tuple[float, Mapping[str, str]]]:

@@ -1,4 +1,4 @@
-"""The worker pools, each over a channel that balances calls over the replicas.
+"""The worker pools: their models, and calls to them.
 
 A pool remembers the models it has seen by fingerprint: during a rollout two models answer by turns, and each answer is
 read by its own model. Workers may be down when the gateway starts: the model is requested when it is needed.
@@ -6,21 +6,17 @@ read by its own model. Workers may be down when the gateway starts: the model is
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from functools import partial
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
-import grpc
-
-from services.runtime.errors import (
-    DeadlineTooShort,
-    NotReady,
-    PoolSaturated,
-    Problem,
-    ReplicaFull,
-    UpstreamUnavailable,
-)
-from services.runtime.rpc_status import from_rpc_error, to_problem
+from gateway.models.dispatch import NO_WORK, Dispatcher, DispatchSettings, RunningCall, Send, Work
+from gateway.models.liveness import Liveness
+from gateway.models.replicas import Connect, Replicas
+from gateway.telemetry import GatewayMetrics
+from services.runtime.errors import DeadlineTooShort, Problem, UpstreamUnavailable
+from services.runtime.rpc_status import to_problem
+from services.runtime.telemetry import names
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
@@ -34,6 +30,9 @@ _MODEL_TIMEOUT_S = 5.0
 _MODEL_TRIES = 8
 # A model is no longer served if another one answered this much later.
 _ROLLOUT_S = 30.0
+# Estimate of a request's model tokens: bytes of the message for each, and tokens for the prompt around each text.
+_BYTES_PER_TOKEN = 3
+_PROMPT_TOKENS = 8
 
 
 class Model(Protocol):
@@ -47,28 +46,64 @@ class Model(Protocol):
 log = logging.getLogger("winnow.workers")
 
 M = TypeVar("M", bound=Model)
+M_co = TypeVar("M_co", bound=Model, covariant=True)
 Reply = TypeVar("Reply")
-Reply_co = TypeVar("Reply_co", covariant=True)
 
 
-class Call(Protocol[Reply_co]):
-    """A method of a stub, bound to its request."""
+class GetModel(Protocol[M_co]):
+    """Requests the model of one replica."""
 
-    def __call__(self, *, timeout: float) -> Awaitable[Reply_co]:
-        """Sends it. `timeout`: seconds."""
+    def __call__(self, stub: Any, timeout_s: float, wait: bool = False) -> RunningCall[M_co]:
+        """Sends it. `wait`: until the replica is connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """`timeout_s` limits every call, also without a deadline. `refresh_s`: interval between two polls of the model."""
+
+    timeout_s: float
+    refresh_s: float
+    dispatch: DispatchSettings
 
 
 class Pool(Generic[M]):
-    """Workers of one kind; `what` is their name in messages."""
+    """Workers of one kind; `what` is their name in messages. `get_model(stub, timeout=…)` requests their model."""
 
-    def __init__(self, what: str, get_model: Call[M], timeout_s: float) -> None:
+    def __init__(
+        self,
+        what: str,
+        kind: names.AnswerKind,
+        replicas: Replicas[Any],
+        get_model: GetModel[M],
+        settings: PoolSettings,
+        metrics: GatewayMetrics,
+    ) -> None:
         self.what = what
-        self._get_model = get_model
-        self._timeout_s = timeout_s
+        self._replicas, self._get_model, self._settings = replicas, get_model, settings
+        self._dispatcher = Dispatcher(what, kind, replicas, settings.dispatch, metrics)
+        self._liveness = Liveness(replicas, get_model)
+        metrics.watch_replicas(kind, replicas.states)
         self._models: dict[str, M] = {}
         self._seen_at: dict[str, float] = {}
         self._current: M | None = None
         self._asking: asyncio.Task[M] | None = None
+        self._background: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts to connect to the replicas, to watch them and to poll their model, in the background."""
+        self._run(self._replicas.watch(), "replicas")
+        self._run(self._liveness.watch(), "liveness")
+        self._run(self._watch(), "model")
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._background.append(asyncio.create_task(work, name=f"{self.what}-{name}"))
+
+    async def close(self) -> None:
+        """Ends what `start` has started, and closes all connections."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._replicas.close()
 
     async def model(self, deadline: float | None = None) -> M:
         """The model that answered last. UpstreamUnavailable if no worker has ever answered."""
@@ -102,14 +137,14 @@ class Pool(Generic[M]):
         self._remember(asking.result())
 
     async def _ask(self) -> M:
-        return await self._call(self._get_model, None, min(self._timeout_s, _MODEL_TIMEOUT_S))
+        return await self._call(self._get_model, None, most_s=min(self._settings.timeout_s, _MODEL_TIMEOUT_S))
 
     def _asked(self, asking: asyncio.Task[M]) -> None:
         self._asking = None
         if not asking.cancelled():
             asking.exception()  # marks it as retrieved: the callers may be gone
 
-    async def watch(self, every_s: float) -> None:
+    async def _watch(self) -> None:
         """Polls the model: if every request is a cache hit, a model change would otherwise go unnoticed."""
         answered: bool | None = None
         while True:
@@ -125,7 +160,7 @@ class Pool(Generic[M]):
                 if not answered and self._current is not None:
                     log.info("%s: serves %s (%s)", self.what, *_describe(self._current.model))
                 answered = True
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(self._settings.refresh_s)
 
     async def model_of(self, identity: common_pb2.ModelIdentity, deadline: float | None = None) -> M:
         """The model of an answer, which becomes the current one.
@@ -149,66 +184,74 @@ class Pool(Generic[M]):
             del self._seen_at[next(iter(self._models))]
             del self._models[next(iter(self._models))]
 
-    async def _call(self, call: Call[Reply], deadline: float | None, most_s: float | None = None) -> Reply:
+    async def _call(
+        self, send: Send[Any, Reply], deadline: float | None, work: Work = NO_WORK, most_s: float | None = None
+    ) -> Reply:
         """Sends a call within the deadline (`loop.time()`). Raises a Problem for the gateway's caller."""
-        timeout_s = most_s = most_s or self._timeout_s
+        now = asyncio.get_running_loop().time()
+        timeout_s = most_s = most_s or self._settings.timeout_s
         if deadline is not None:
-            left = deadline - asyncio.get_running_loop().time() - _MARGIN_S
-            if left <= 0:
+            timeout_s = min(timeout_s, deadline - now - _MARGIN_S)
+            if timeout_s <= 0:
                 raise DeadlineTooShort
-            timeout_s = min(timeout_s, left)
         try:
-            return await call(timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            problem = self._for_caller(from_rpc_error(error, self.what))
-            if isinstance(problem, DeadlineTooShort) and timeout_s == most_s:
-                problem = UpstreamUnavailable(self.what, f"had no answer within {timeout_s:g} s")
-            raise problem from error
-
-    def _for_caller(self, problem: Problem) -> Problem:
-        """A worker's Problem, as the gateway reports it."""
-        match problem:
-            case ReplicaFull():  # the channel has tried the other replicas
-                return PoolSaturated(problem.retry_after_s)
-            case NotReady():
-                return UpstreamUnavailable(self.what, "is starting or stopping", problem.retry_after_s)
-            case _:
-                return problem
+            return await self._dispatcher.call(send, now + timeout_s, work)
+        except DeadlineTooShort as problem:
+            if timeout_s < most_s:
+                raise
+            raise UpstreamUnavailable(self.what, f"had no answer within {timeout_s:g} s") from problem
 
 
 def _describe(identity: common_pb2.ModelIdentity) -> tuple[str, str]:
     return identity.name, identity.fingerprint
 
 
-class EmbedPool(Pool[embed_pb2.GetModelResponse]):
-    """The embed workers. `timeout_s` limits every call, also without a deadline."""
+def _work(request: embed_pb2.EmbedRequest | rerank_pb2.RerankRequest, texts: int) -> Work:
+    tokens = request.ByteSize() // _BYTES_PER_TOKEN + _PROMPT_TOKENS * texts
+    return Work(tokens, interactive=request.priority == common_pb2.PRIORITY_INTERACTIVE)
 
-    def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
-        stub = embed_pb2_grpc.EmbedServiceStub(channel)
-        super().__init__(
-            "embed worker",
-            partial(stub.GetModel, embed_pb2.GetModelRequest()),
-            timeout_s,
-        )
-        self._embed = stub.Embed
+
+class EmbedPool(Pool[embed_pb2.GetModelResponse]):
+    """The embed workers behind `target`. `connect` opens a channel to one of them."""
+
+    def __init__(self, target: str, connect: Connect, settings: PoolSettings, metrics: GatewayMetrics) -> None:
+        what = "embed worker"
+        replicas = Replicas(what, target, connect, embed_pb2_grpc.EmbedServiceStub)
+        super().__init__(what, names.AnswerKind.EMBED, replicas, _embed_model, settings, metrics)
 
     async def embed(self, request: embed_pb2.EmbedRequest, deadline: float | None) -> embed_pb2.EmbedResponse:
-        """One call to one replica. Raises a Problem."""
-        return await self._call(partial(self._embed, request), deadline)
+        """The answer of one replica. Raises a Problem."""
+        return await self._call(
+            lambda stub, timeout_s: stub.Embed(request, timeout=timeout_s), deadline, _work(request, len(request.texts))
+        )
 
 
 class RerankPool(Pool[rerank_pb2.GetModelResponse]):
-    """The rerank workers. `timeout_s` limits every call, also without a deadline."""
+    """The rerank workers behind `target`. `connect` opens a channel to one of them."""
 
-    def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
-        stub = rerank_pb2_grpc.RerankServiceStub(channel)
-        super().__init__(
-            "rerank worker",
-            partial(stub.GetModel, rerank_pb2.GetModelRequest()),
-            timeout_s,
-        )
-        self._rerank = stub.Rerank
+    def __init__(self, target: str, connect: Connect, settings: PoolSettings, metrics: GatewayMetrics) -> None:
+        what = "rerank worker"
+        replicas = Replicas(what, target, connect, rerank_pb2_grpc.RerankServiceStub)
+        super().__init__(what, names.AnswerKind.RERANK, replicas, _rerank_model, settings, metrics)
 
     async def rerank(self, request: rerank_pb2.RerankRequest, deadline: float | None) -> rerank_pb2.RerankResponse:
-        """One call to one replica. Raises a Problem."""
-        return await self._call(partial(self._rerank, request), deadline)
+        """The answer of one replica. Raises a Problem."""
+        return await self._call(
+            lambda stub, timeout_s: stub.Rerank(request, timeout=timeout_s),
+            deadline,
+            _work(request, len(request.documents)),
+        )
+
+
+def _embed_model(stub: Any, timeout_s: float, wait: bool = False) -> RunningCall[embed_pb2.GetModelResponse]:
+    call: RunningCall[embed_pb2.GetModelResponse] = stub.GetModel(
+        embed_pb2.GetModelRequest(), timeout=timeout_s, wait_for_ready=wait
+    )
+    return call
+
+
+def _rerank_model(stub: Any, timeout_s: float, wait: bool = False) -> RunningCall[rerank_pb2.GetModelResponse]:
+    call: RunningCall[rerank_pb2.GetModelResponse] = stub.GetModel(
+        rerank_pb2.GetModelRequest(), timeout=timeout_s, wait_for_ready=wait
+    )
+    return call

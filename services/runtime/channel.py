@@ -1,4 +1,7 @@
-"""Channels to other servers of this system: balanced, health-checked, retried within a budget, traced."""
+"""Channels to other servers of this system: health-checked, traced, and down soon if the server does not answer.
+
+A channel does not retry, except what was never processed; that is for those who know what may be sent twice.
+"""
 
 from __future__ import annotations
 
@@ -28,26 +31,11 @@ class ChannelSettings:
     tls_key: Path | None = None
     token: str | None = None
     """Bearer token sent with every call."""
-    attempts: int = 3
-    """Most attempts of one call, 1 to 5; only UNAVAILABLE is retried, on another connection if there is one."""
 
 
-def service_config(health_service: str | None, attempts: int) -> dict[str, Any]:
-    """The channel's service config: round_robin over every address, retries within a budget, health by name."""
-    method: dict[str, Any] = {"name": [{}]}
-    if attempts > 1:
-        method["retryPolicy"] = {
-            "maxAttempts": attempts,
-            "initialBackoff": "0.02s",
-            "maxBackoff": "1s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-    config: dict[str, Any] = {
-        "loadBalancingConfig": [{"round_robin": {}}],  # the default, pick_first, sends everything to one replica
-        "methodConfig": [method],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-    }
+def service_config(health_service: str | None) -> dict[str, Any]:
+    """The channel's service config. Of the policies that know health, round_robin is the plain one."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if health_service is not None:
         config["healthCheckConfig"] = {"serviceName": health_service}
     return config
@@ -59,23 +47,23 @@ def channel(
     settings: ChannelSettings | None = None,
     *,
     health_service: str | None = None,
+    authority: str | None = None,
 ) -> grpc.aio.Channel:
-    """A channel to all addresses of `target`, any gRPC target ("dns:///winnow-embed:50051").
+    """A channel to `target`, any gRPC target ("ipv4:10.0.0.1:50051").
 
-    Certificates are read again when their files change. With `health_service` (the proto service's full name) a replica
-    gets calls only while its health says SERVING.
+    Certificates are read again when their files change. With `health_service` (the proto service's full name) the
+    channel is ready only while the server's health says SERVING. With `authority` (HOST:PORT), that is the server's
+    name in its certificate, whatever the target.
     OSError if a TLS file cannot be read, ValueError if it is malformed.
     """
     settings = settings or ChannelSettings()
     options: list[tuple[str, Any]] = [
-        ("grpc.service_config", json.dumps(service_config(health_service, settings.attempts))),
+        ("grpc.service_config", json.dumps(service_config(health_service))),
         ("grpc.enable_http_proxy", 0),  # http_proxy is for the internet, not for our own servers
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
-        # Calls over this size are not retried; grpc's default is a mere 256 KiB.
-        ("grpc.per_rpc_retry_buffer_size", settings.max_message_bytes),
         # A process that is stopped, and a network that swallows packets, leave a connection up. Its calls fail with
-        # UNAVAILABLE when a ping is not answered, and are retried on another replica.
+        # UNAVAILABLE when a ping is not answered.
         ("grpc.keepalive_time_ms", 2_000),
         ("grpc.keepalive_timeout_ms", 2_000),
         # No keepalive ping is sent while one that measures bandwidth waits for its answer: by itself, for a minute.
@@ -84,9 +72,11 @@ def channel(
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name, the time-out of one attempt to connect
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ]
+    if authority is not None:
+        options.append(("grpc.default_authority", authority))
     metadata = [("authorization", f"Bearer {settings.token}")] if settings.token else []
     interceptors = ClientTelemetry(telemetry, target, metadata).interceptors()
     if not settings.tls:

@@ -41,7 +41,7 @@ def instruments() -> dict[str, Instrument]:
 def series() -> dict[str, Instrument]:
     """The instrument behind each name on the Prometheus endpoint, as the endpoint itself tells it."""
     telemetry = Telemetry.start("test", "127.0.0.1:0", {})
-    counters = {"SHED", "DEGRADED_ANSWERS", "TOKENS", "CACHE_HITS", "CACHE_MISSES", "CACHE_ERRORS"}
+    counters = {"WORKER_ATTEMPTS", "SHED", "DEGRADED_ANSWERS", "TOKENS", "CACHE_HITS", "CACHE_MISSES", "CACHE_ERRORS"}
     try:
         for constant, instrument in instruments().items():
             mark = {"instrument": constant}

@@ -239,7 +239,7 @@ async def test_mutual_tls_with_probes_on_a_plaintext_port(start: Start, tmp_path
     settings = ChannelSettings(tls=True, tls_ca=ca, tls_cert=cert, tls_key=key)
     async with channel(target, Telemetry(), settings) as to:
         await embed_pb2_grpc.EmbedServiceStub(to).GetModel(embed_pb2.GetModelRequest(), timeout=10)
-    async with channel(target, Telemetry(), ChannelSettings(attempts=1)) as to:
+    async with channel(target, Telemetry(), ChannelSettings()) as to:
         with pytest.raises(grpc.aio.AioRpcError):
             await embed_pb2_grpc.EmbedServiceStub(to).GetModel(embed_pb2.GetModelRequest(), timeout=10)
 

@@ -14,15 +14,16 @@ def replace(path: Path, content: bytes) -> None:
 
 
 class Certificates:
-    """A CA with a certificate for localhost, in files."""
+    """A CA with a certificate for `names`, in files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.names = names or ("localhost", "127.0.0.1")
         self.cert, self.key, self.ca = folder / "tls.crt", folder / "tls.key", folder / "ca.crt"
         self.issue()
 
     def issue(self) -> None:
         authority = trustme.CA()
-        leaf = authority.issue_cert("localhost", "127.0.0.1")
+        leaf = authority.issue_cert(*self.names)
         replace(self.key, leaf.private_key_pem.bytes())
         replace(self.cert, b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
         replace(self.ca, authority.cert_pem.bytes())

@@ -1,4 +1,4 @@
-"""Records one client span and one duration per outbound call, including retries, and propagates the trace."""
+"""Records one client span and one duration per outbound call, and propagates the trace."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class ClientTelemetry:
         self.duration = telemetry.histogram(names.CLIENT_DURATION)
         self.propagation = telemetry.propagation
         self.metadata = tuple(metadata)
-        host, _, port = target.rpartition("/")[2].rpartition(":")
+        address = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:")
+        host, _, port = address.rpartition(":")
         self.server: dict[str, str | int] = {names.SERVER_ADDRESS: host or port}
         if host and port.isdigit():
             self.server[names.SERVER_PORT] = int(port)

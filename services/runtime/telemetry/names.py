@@ -63,6 +63,8 @@ CLIENT = "winnow.client"
 STAGE = "stage"
 KIND = "kind"
 SHED_REASON = "reason"
+ATTEMPT = "attempt"
+STATE = "state"
 
 
 # -- values of labels. Alerts and dashboards select by them; a test checks them against these lists.
@@ -106,6 +108,24 @@ class AnswerKind(StrEnum):
 
     EMBED = "embed"
     RERANK = "rerank"
+
+
+class Attempt(StrEnum):
+    """Why a call was sent to a worker."""
+
+    FIRST = "first"
+    RETRY = "retry"
+    HEDGE = "hedge"
+
+
+class ReplicaState(StrEnum):
+    """What a gateway knows of a worker. Only usable ones get calls while there are any."""
+
+    USABLE = "usable"
+    PAUSED = "paused"
+    CONNECTING = "connecting"
+    SILENT = "silent"
+    FAILING = "failing"
 
 
 class CacheOperation(StrEnum):
@@ -166,7 +186,7 @@ _MILLIS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 SERVER_DURATION = Instrument("rpc.server.call.duration", "s", "Duration of inbound calls", _SECONDS, _CALL)
 CLIENT_DURATION = Instrument(
-    "rpc.client.call.duration", "s", "Duration of outbound calls, including retries", _SECONDS, _CALL
+    "rpc.client.call.duration", "s", "Duration of outbound calls; a retry is a call of its own", _SECONDS, _CALL
 )
 SERVER_ACTIVE = Instrument("winnow_active_calls", "{call}", "Inbound calls in progress", labels=_RPC)
 QUEUE_TOKENS = Instrument("winnow_queue_tokens", "{token}", "Tokens that are queued or running")
@@ -186,6 +206,14 @@ CACHE_MISSES = Instrument("winnow_cache_misses", "{item}", "Items that were not 
 CACHE_ERRORS = Instrument(
     "winnow_cache_errors", "{error}", "Cache calls that failed; each counts as a miss",
     labels={DB_OPERATION: frozenset(CacheOperation), ERROR_TYPE: None},
+)  # fmt: skip
+WORKER_ATTEMPTS = Instrument(
+    "winnow_worker_attempts", "{call}", "Calls sent to workers, by why they were sent",
+    labels={**_KIND, ATTEMPT: frozenset(Attempt)},
+)  # fmt: skip
+WORKER_REPLICAS = Instrument(
+    "winnow_worker_replicas", "{replica}", "Replicas of the workers that are known, by state",
+    labels={**_KIND, STATE: frozenset(ReplicaState)},
 )  # fmt: skip
 SHED = Instrument(
     "winnow_shed", "{call}", "Calls refused because of load, deadline or state, by reason",

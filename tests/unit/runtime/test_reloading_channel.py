@@ -40,7 +40,7 @@ async def test_a_channel_shows_its_renewed_certificate(tmp_path: Path) -> None:
             await release.wait()
 
     settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
-    mutual = ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key, attempts=1)
+    mutual = ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key)
     async with serving(Scripted(answer), settings) as served, channel(served.address, Telemetry(), mutual) as to:
         assert isinstance(to, ReloadingChannel)
         to._clock = clock
@@ -71,7 +71,7 @@ async def test_while_tls_files_are_bad_both_sides_go_on_with_the_last_good_ones(
     mine, clock = Certificates.__new__(Certificates), Clock()
     mine.cert, mine.key, mine.ca = (tmp_path / "client" / path.name for path in (files.cert, files.key, files.ca))
     settings = PlainSettings(tls_cert=files.cert, tls_key=files.key, tls_ca=files.ca)
-    mutual = ChannelSettings(tls=True, tls_ca=mine.ca, tls_cert=mine.cert, tls_key=mine.key, attempts=1)
+    mutual = ChannelSettings(tls=True, tls_ca=mine.ca, tls_cert=mine.cert, tls_key=mine.key)
     async with serving(Scripted(), settings) as served, channel(served.address, Telemetry(), mutual) as to:
         assert isinstance(to, ReloadingChannel)
         to._clock = clock

@@ -20,10 +20,10 @@ async def test_mutual_tls(tmp_path: Path) -> None:
     async with serving(Scripted(), settings) as served:
         await call(served.address, ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key))
         strangers = [
-            ChannelSettings(attempts=1),
-            ChannelSettings(attempts=1, tls=True, tls_ca=files.ca),
-            ChannelSettings(attempts=1, tls=True, tls_ca=files.ca, tls_cert=other.cert, tls_key=other.key),
-            ChannelSettings(attempts=1, tls=True, tls_ca=other.ca, tls_cert=files.cert, tls_key=files.key),
+            ChannelSettings(),
+            ChannelSettings(tls=True, tls_ca=files.ca),
+            ChannelSettings(tls=True, tls_ca=files.ca, tls_cert=other.cert, tls_key=other.key),
+            ChannelSettings(tls=True, tls_ca=other.ca, tls_cert=files.cert, tls_key=files.key),
         ]
         for stranger in strangers:
             with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -90,7 +90,7 @@ async def test_a_failed_calls_spans(
     server_error: bool,
 ) -> None:
     async with serving(Scripted(answer), telemetry=telemetry) as served:
-        async with channel(served.address, telemetry, ChannelSettings(attempts=1)) as to:
+        async with channel(served.address, telemetry, ChannelSettings()) as to:
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
         client, server = sorted(await collected.wait_for(lambda spans: len(spans) == 2), key=lambda span: -span.kind)
@@ -138,7 +138,7 @@ async def _embed(to: grpc.aio.Channel, timeout: float = 20) -> embed_pb2.EmbedRe
 
 async def test_the_prometheus_endpoint_counts_calls_and_refusals(telemetry: Telemetry) -> None:
     async with serving(Scripted(overflow), telemetry=telemetry) as served:
-        async with channel(served.address, telemetry, ChannelSettings(attempts=1)) as to:
+        async with channel(served.address, telemetry, ChannelSettings()) as to:
             with pytest.raises(grpc.aio.AioRpcError):
                 await _embed(to)
         seen = await scraped(telemetry)
