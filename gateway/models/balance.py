@@ -84,7 +84,7 @@ class Load:
         self.work = 0
         self.unanswered: dict[Sent, None] = {}  # the oldest first
         self.answers = 0
-        self._heard_at = -math.inf
+        self._worked_at = -math.inf  # the last result; a refusal or an answer from memory is none
         self._slowness = slowness
         self._measured_at = -math.inf
 
@@ -104,11 +104,11 @@ class Load:
         return Rank.PAUSED if now < self.paused_until else Rank.USABLE
 
     def slowness(self, now: float) -> float:
-        """How many times longer than usual it takes; at least what the time since its last answer says."""
+        """How many times longer than usual it takes; at least what the time since its last result says."""
         faded = 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
-        oldest = self.oldest
-        if oldest is not None and oldest.usual_s:
-            quiet_s = now - max(oldest.at, self._heard_at)
+        oldest = next((sent for sent in self.unanswered if sent.usual_s), None)
+        if oldest is not None:
+            quiet_s = now - max(oldest.at, self._worked_at)
             if quiet_s > _OVERDUE_S:
                 return max(faded, quiet_s / oldest.usual_s)
         return faded
@@ -119,11 +119,14 @@ class Load:
         busy = self.work + work + _CALL_TOKENS * (len(self.unanswered) + 1)
         return busy * slowness if slowness > _NOISE else float(busy)
 
-    def heard(self, now: float) -> None:
+    def heard(self) -> None:
         """The replica has answered something."""
         self.answers += 1
-        self._heard_at = now
         self.silent = False
+
+    def worked(self, now: float) -> None:
+        """The replica has computed something."""
+        self._worked_at = now
 
     def measured(self, slowness: float, now: float) -> None:
         """Takes a call's slowness into the average."""
@@ -180,8 +183,9 @@ class Balance:
     def answered(self, load: Load, sent: Sent, now: float) -> None:
         """Notes the result of a call, and how long it took."""
         self._end(load, sent)
-        load.heard(now)
+        load.heard()
         if sent.work:
+            load.worked(now)
             took_s, usual_s = now - sent.at, self._usual_s[sent.size]
             if usual_s:
                 load.measured(took_s / usual_s, now)
@@ -194,7 +198,7 @@ class Balance:
         """
         self._end(load, sent)
         if pause_s is not None:
-            load.heard(now)
+            load.heard()
             load.paused_until = now + pause_s
         elif sent.usual_s and (slowness := (now - sent.at) / sent.usual_s) > load.slowness(now):
             load.measured(slowness, now)

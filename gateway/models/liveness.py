@@ -102,4 +102,4 @@ class Liveness(Generic[S]):
         except grpc.aio.AioRpcError as error:
             if isinstance(from_rpc_error(error), (UpstreamUnavailable, DeadlineTooShort)):
                 return
-        replica.load.heard(asyncio.get_running_loop().time())
+        replica.load.heard()

@@ -7,11 +7,15 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoi
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
+from services.runtime.errors import ReplicaFull
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.gateway import NOWHERE, flushed, running
 from tests.support.redis import RedisProcess
+from tests.support.serving import serving
+from tests.support.workers import EmbedWorker
 from winnow.embed.v1 import embed_pb2
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
@@ -74,6 +78,31 @@ async def test_a_cache_that_fails_is_counted() -> None:
         errors = observed.counts(names.CACHE_ERRORS)
         assert errors["ConnectionError", "read"] >= 1
         assert errors["ConnectionError", "write"] >= 1
+
+
+async def test_each_attempt_is_a_span_of_its_own_and_counted() -> None:
+    observed = Observed()
+    full, well = EmbedWorker(), EmbedWorker()
+    full.problem = ReplicaFull(0.01)
+    async with serving(full) as first, serving(well) as second:
+        target = f"ipv4:{first.address},{second.address}"
+        async with running(embed_target=target, telemetry=observed.telemetry, workers_hedge_tokens=0) as gateway:
+            number = 0
+            while not observed.counts(names.WORKER_ATTEMPTS)["embed", "retry"]:
+                number += 1
+                await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=[f"{SECRET} {number}"]))
+            counts = observed.counts(names.WORKER_ATTEMPTS)
+            states = observed.counts(names.WORKER_REPLICAS)
+    assert sum(count for labels, count in states.items() if "embed" in labels) == 2
+    assert counts["embed", "retry"] == 1
+    spans = [span for span in observed.exporter.get_finished_spans() if span.name.endswith("EmbedService/Embed")]
+    clients = [span for span in spans if span.kind is SpanKind.CLIENT]
+    refused = next(span for span in clients if (span.attributes or {})[names.RPC_STATUS] == "UNAVAILABLE")
+    assert refused.parent is not None
+    siblings = [span for span in clients if span.parent and span.parent.span_id == refused.parent.span_id]
+    assert [(span.attributes or {})[names.RPC_STATUS] for span in siblings] == ["UNAVAILABLE", "OK"]
+    ports = [(span.attributes or {})[names.SERVER_PORT] for span in siblings]
+    assert ports == [int(served.address.rpartition(":")[2]) for served in (first, second)]
 
 
 async def test_a_search_of_a_collection_has_a_span_of_its_own(redis8: RedisProcess) -> None:

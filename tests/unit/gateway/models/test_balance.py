@@ -158,6 +158,18 @@ def test_one_that_stops_answering_gets_no_calls_soon() -> None:
     assert pool.counts["c"] == 0
 
 
+def test_answers_that_are_no_results_do_not_hide_that_it_is_stuck() -> None:
+    pool = three()
+    pool.run(5, 0.01)
+    stuck = pool.replicas[2].load
+    pool.balance.sent(stuck, 100, pool.now)
+    for _ in range(10):
+        pool.now += 0.1
+        stuck.heard()
+        pool.balance.failed(stuck, pool.balance.sent(stuck, 100, pool.now), pool.now, 0.0)
+    assert stuck.slowness(pool.now) > 10
+
+
 def test_a_new_replica_is_used_at_once_and_not_flooded() -> None:
     pool = Pool(Replica("a"), Replica("b"))
     pool.run(5, 0.01)
