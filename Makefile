@@ -8,7 +8,7 @@ INSTALL := $(PIP) install -c constraints.txt -e . $(addprefix --group ,services 
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check check-fast format verify-models bench-gpu nano manifests clean
+.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check check-fast format verify-models bench-gpu chaos nano manifests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ verify-models: setup ## Load the real 0.6B pair from the hub and check the model
 
 bench-gpu: setup-dev ## Measure everything on a CUDA device, in under nine minutes; OUT=folder keeps the results there
 	@PYTHON="$(PY)" sh bench/gpu.sh $(if $(filter command,$(firstword $(origin OUT))),"$$OUT")
+
+chaos: setup-dev ## Measure how everything holds under load and faults, in twelve minutes; ROW="kill freeze" only some
+	@$(PY) -m bench chaos $(if $(filter command,$(firstword $(origin ROW))),$(ROW)) $(if $(filter command,$(firstword $(origin SECONDS))),--seconds $(SECONDS))
 
 nano: setup-dev ## Make the bundled nano checkpoints from scratch (under an hour on two cores)
 	$(PIP) install -c constraints.txt --group training

@@ -17,6 +17,7 @@ COMMANDS = {
     "index": "recall, latency and memory of the index as a collection grows",
     "quality": "nDCG, MRR and recall of BM25, the first stage and reranking on a test set",
     "invariance": "of how many queries the best ten change with what is computed beside a text",
+    "chaos": "goodput, failures and recovery under overload, faults, restarts and hostile callers",
     "autoscale": "a simulated day of traffic with the autoscalers of the manifests",
     "verify-models": "results of the real 0.6B pair, compared with the numbers in their model cards",
 }

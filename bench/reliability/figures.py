@@ -1,0 +1,95 @@
+"""Figures of the calls of a load. Pure functions."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from bench.reliability.outcomes import Outcome
+
+
+def capacity(outcomes: Sequence[Outcome], settled_s: float) -> float:
+    """Answers per second of a closed loop, from the first answer after `settled_s` to the last before the end."""
+    until = max((outcome.at for outcome in outcomes), default=0.0)
+    ends = sorted(end for outcome in outcomes if outcome.ok and settled_s <= (end := _end(outcome)) <= until)
+    # The calls of a batch end together: what ends with the first of them is not of the time that is measured.
+    after = [end for end in ends if end > ends[0] + 0.01]
+    return len(after) / (after[-1] - ends[0]) if after else 0.0
+
+
+def goodput(outcomes: Iterable[Outcome], begun: float, ended: float, deadline: float) -> float:
+    """Answers in time per second, of those that arrived in [begun, ended)."""
+    good = sum(outcome.ok and outcome.latency <= deadline and begun <= _end(outcome) < ended for outcome in outcomes)
+    return good / (ended - begun)
+
+
+def percentile(values: Iterable[float], percent: float) -> float | None:
+    """None if there are no values."""
+    found = list(values)
+    return float(np.percentile(found, percent)) if found else None
+
+
+def success(outcomes: Iterable[Outcome], begun: float = 0.0, ended: float = float("inf")) -> float | None:
+    """The share of answered calls, of those that were meant to be sent in [begun, ended)."""
+    found = [outcome.ok for outcome in outcomes if begun <= outcome.at < ended]
+    return sum(found) / len(found) if found else None
+
+
+def share(outcomes: Sequence[Outcome], fact: Callable[[Outcome], bool]) -> float | None:
+    """The share of them of which the fact is true; None if there are none."""
+    return sum(map(fact, outcomes)) / len(outcomes) if outcomes else None
+
+
+def codes(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How many calls ended with each code and reason."""
+    return dict(Counter(" ".join(filter(None, (outcome.code, outcome.reason))) for outcome in outcomes).most_common())
+
+
+def unexplained(outcomes: Iterable[Outcome]) -> int:
+    """Calls whose end is none that the contract names, or a refusal without a reason that the caller did not time out.
+
+    UNAVAILABLE without a reason comes from the channel itself: the server is not there.
+    """
+    return sum(
+        not outcome.explained or (outcome.code == "RESOURCE_EXHAUSTED" and not outcome.reason) for outcome in outcomes
+    )
+
+
+def stable_after(
+    outcomes: Sequence[Outcome], begun: float, ended: float, least: float, window: float = 1.0
+) -> float | None:
+    """Seconds from `begun` until the rate of answers, over a window, stays at `least` or more; None if it never does.
+
+    Answers count when they arrive. A window that ends at t counts as t.
+    """
+    ends = np.sort([_end(outcome) for outcome in outcomes if outcome.ok])
+    moments = np.arange(begun + window, ended, 0.05)
+    if not len(moments):
+        return None
+    rates = (np.searchsorted(ends, moments, "right") - np.searchsorted(ends, moments - window, "right")) / window
+    low = np.flatnonzero(rates < least)
+    if not len(low):
+        return 0.0
+    return None if low[-1] == len(moments) - 1 else float(moments[low[-1] + 1] - window - begun)
+
+
+def trouble_until(outcomes: Sequence[Outcome], since: float, slow: float) -> float:
+    """Seconds from `since` to the last call that failed or took longer than `slow`; 0 if there is none."""
+    bad = [outcome.at for outcome in outcomes if outcome.at >= since and (not outcome.ok or outcome.latency > slow)]
+    return max(bad) - since if bad else 0.0
+
+
+def slope(moments: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Growth per hour by linear regression, and its standard error."""
+    if len(moments) < 3:
+        return 0.0, float("inf")
+    hours = np.asarray(moments) / 3600.0
+    centred = hours - hours.mean()
+    spread = float((centred**2).sum())
+    growth = float((centred * np.asarray(values)).sum()) / spread
+    left = np.asarray(values) - np.mean(values) - growth * centred
+    return growth, float(np.sqrt((left**2).sum() / (len(hours) - 2) / spread))
+
+
+def _end(outcome: Outcome) -> float:
+    return outcome.at + outcome.latency
