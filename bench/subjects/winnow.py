@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -28,6 +29,7 @@ def settings(folder: Path, device: str, batch_tokens: int = 0, format: str | Non
         max_tokens=min(_MAX_TOKENS, positions),
         batch_tokens=batch_tokens,
         queue_tokens=_QUEUE_TOKENS,
+        queue_seconds=math.inf,
     )
 
 

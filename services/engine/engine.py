@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
 from services.engine.errors import EngineError, InvalidInput, ModelBroken
+from services.engine.jobs import Batch, Outcome
 from services.engine.load import Loaded, load
-from services.engine.scheduler import Batch, Outcome, Scheduler
+from services.engine.scheduler import Scheduler
 from services.engine.text.ends import WHOLE, Pause
 from services.engine.text.prompts import Prompt, never
 from services.engine.text.tokenizing import Tokenizing
@@ -31,8 +32,9 @@ from services.engine.types import (
 T = TypeVar("T")
 
 _INLINE_CHARACTERS = 2000  # tokenised on the event loop in about a millisecond, cheaper than a thread's hop
-# More than most texts have, twice: as many characters may wait to be tokenised as this makes of the queue's tokens.
-_CHARACTERS_PER_TOKEN = 16
+_CHARACTERS_PER_TOKEN = 8  # more than most texts have
+# As many characters may wait to be tokenised as twice the queue's tokens have.
+_READ_AHEAD = 2
 
 
 class _Engine:
@@ -47,7 +49,7 @@ class _Engine:
         self.on_batch: Callable[[BatchReport], None] | None = None
         self.on_broken: Callable[[ModelBroken], None] | None = None
         self._limits, self._throughput, self._runner = loaded.limits, loaded.throughput, loaded.runner
-        self._tokenizing = Tokenizing(tokenizer_threads, _CHARACTERS_PER_TOKEN * loaded.limits.queue)
+        self._tokenizing = Tokenizing(tokenizer_threads, _READ_AHEAD * _CHARACTERS_PER_TOKEN * loaded.limits.queue)
         self._scheduler: Scheduler[Ids, Vector] | None = None
 
     def start(self) -> None:
@@ -97,28 +99,39 @@ class _Engine:
             raise InvalidInput("max_tokens", f"must be 1 to {self.info.max_tokens}")
         return max_tokens
 
-    def _admissible(self, field: str, tokens: int, priority: Priority, deadline: float | None) -> None:
+    def _check_size(self, field: str, tokens: int) -> None:
         if tokens > self._limits.queue:
             raise InvalidInput(
                 field, f"{tokens} tokens or more in one request; this server takes {self._limits.queue}: split it"
             )
-        self._running.admissible(tokens, priority, deadline)
 
     async def _tokenize(
-        self, texts: Sequence[str], head: int, priority: Priority, deadline: float | None, build: Callable[[Pause], T]
+        self,
+        field: str,
+        texts: Sequence[str],
+        head: int,
+        limit: int,
+        priority: Priority,
+        deadline: float | None,
+        build: Callable[[Pause], T],
     ) -> tuple[T, float]:
         """`build` and the seconds it took, on another thread if there is much to read.
 
-        `head`: characters that are read with each text.
+        `head`: characters that are read with each text. `limit`: tokens that are kept of each. What would be refused
+        for the queue before it is refused here, and costs no more than this.
         """
         start = time.perf_counter()
+        self._check_size(field, len(texts))
+        lengths = [head + len(text) for text in texts]
+        estimate = sum(min(limit, 1 + length // _CHARACTERS_PER_TOKEN) for length in lengths)
         # Of a longer text no more is read, as a rule, than makes as many tokens as are kept.
-        most = max(WHOLE, _CHARACTERS_PER_TOKEN * self.info.max_tokens // 2)
-        characters = sum(min(head + len(text), most) for text in texts)
-        if characters <= _INLINE_CHARACTERS:
-            built = build(never)
-        else:
-            built = await self._tokenizing.run(build, characters=characters, priority=priority, deadline=deadline)
+        most = max(WHOLE, _CHARACTERS_PER_TOKEN * self.info.max_tokens)
+        characters = sum(min(length, most) for length in lengths)
+        with self._running.announce(min(estimate, self._limits.queue), priority, deadline):
+            if characters <= _INLINE_CHARACTERS:
+                built = build(never)
+            else:
+                built = await self._tokenizing.run(build, characters=characters, priority=priority, deadline=deadline)
         return built, time.perf_counter() - start
 
     async def _compute(
@@ -133,7 +146,7 @@ class _Engine:
         """Each prompt with its output row, or its failure."""
         sound = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
         costs = [len(prompt.tokens) - shared for prompt in sound]
-        self._admissible(field, sum(costs) + shared, priority, deadline)
+        self._check_size(field, sum(costs) + shared)
         outcome = await self._running.submit(
             [prompt.tokens for prompt in sound],
             costs,
@@ -183,10 +196,11 @@ class EmbedEngine(_Engine):
         Raises InvalidInput, Overloaded, DeadlineTooShort, Draining, ModelBroken for the request as a whole.
         """
         limit = self._limit(max_tokens)
-        self._admissible("texts", len(texts), priority, deadline)
         prompts, tokenize_s = await self._tokenize(
+            "texts",
             texts,
             0 if input_type is InputType.DOCUMENT else len(instruction or self.info.default_instruction),
+            limit,
             priority,
             deadline,
             lambda pause: self._prompts.build(
@@ -234,10 +248,11 @@ class RerankEngine(_Engine):
     ) -> RerankResult:
         """A score or a failure per document, in the order given. Arguments and errors as for `EmbedEngine.embed`."""
         limit = self._limit(max_tokens)
-        self._admissible("documents", len(documents), priority, deadline)
         (shared, prompts), tokenize_s = await self._tokenize(
+            "documents",
             [query, instruction or "", *documents],
             0,
+            limit,
             priority,
             deadline,
             lambda pause: self._prompts.build(

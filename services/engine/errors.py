@@ -16,7 +16,10 @@ class InvalidInput(EngineError):
 
 
 class Overloaded(EngineError):
-    """Refused at admission: too many tokens are queued. `retry_after_s` estimates when there is room again."""
+    """Too much waits before the request; nothing of it was computed, unless it is a part of a large one.
+
+    Another replica may have room. `retry_after_s` estimates when this one has.
+    """
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s:.1f} s")
@@ -24,7 +27,7 @@ class Overloaded(EngineError):
 
 
 class DeadlineTooShort(EngineError):
-    """The work cannot finish before the caller's deadline; raised before any of it was computed."""
+    """The request's own work takes longer than its caller waits: no replica could finish it in time."""
 
     def __init__(self) -> None:
         super().__init__("cannot finish before the deadline")

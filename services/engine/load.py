@@ -17,10 +17,10 @@ from services.engine.devices.base import Device
 from services.engine.devices.cpu import Cpu
 from services.engine.devices.cuda import Cuda
 from services.engine.errors import CheckpointError, EngineError
+from services.engine.jobs import Limits
 from services.engine.models.base import Family
 from services.engine.models.registry import FAMILIES, Families, family_of
 from services.engine.runner import Runner
-from services.engine.scheduler import Limits
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.throughput import Throughput
 from services.engine.types import EngineSettings, Ids, ModelInfo, Vector
@@ -97,6 +97,7 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         batch=batch_tokens,
         bulk=min(depth * batch_tokens, max(_BULK_TOKENS, int(throughput.rate() * _BULK_S))),
         queue=settings.queue_tokens or max(32 * batch_tokens, 16 * max_tokens),
+        queue_s=settings.queue_seconds,
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
         depth=depth,
     )

@@ -11,8 +11,8 @@ import torch
 
 from services.engine.devices.base import Device, Finish
 from services.engine.errors import EngineError, ModelBroken, NonFinite, OutOfMemory
+from services.engine.jobs import Batch
 from services.engine.packing.packing import Packed
-from services.engine.scheduler import Batch
 from services.engine.types import BatchReport, Ids, Vector
 
 Launched = list[tuple[list[Ids], Packed, Finish] | tuple[list[Ids], None, None]]

@@ -12,111 +12,23 @@ All methods run on the event loop, so nothing is locked.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Generic
 
-from services.engine.errors import DeadlineTooShort, Draining, EngineError, ModelBroken, Overloaded
+from services.engine.admission import Admission, Found
+from services.engine.errors import Draining, EngineError, ModelBroken
+from services.engine.jobs import Batch, Job, Limits, Outcome, P, R
 from services.engine.throughput import Throughput
 from services.engine.types import Priority, QueueStats
 
-P = TypeVar("P")  # what the model takes per item
-R = TypeVar("R")  # what it gives
-
 Clock = Callable[[], float]
 
-# Of the queue, what bulk requests may fill together: the rest is kept for interactive ones. A bulk request that finds
-# no other waiting may fill all of it.
-_BULK_SHARE = 0.75
 # Aged bulk work gives way to interactive requests that would miss their deadlines for it, until it has waited so many
 # times its turn.
 _DEFERRED_TURNS = 10
 _PROBE_S = 5.0  # without a batch, after which the estimate is not trusted to refuse one request
-_QUEUE_SHARE = 0.4  # of the time that a request has to spare, what the queue before it may be estimated to take
 _CERTAINTY = 0.8  # of the time to a deadline, what a batch may be estimated to take
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes in tokens."""
-
-    batch: int  # of one batch; only an item larger than this exceeds it, alone
-    bulk: int  # of the batches opened by bulk requests, together: how long an interactive one may have to wait
-    queue: int  # admitted and not yet dispatched
-    mixed: int  # a batch opened by an interactive request is filled up to here with bulk work: nearly free tokens
-    depth: int = 1  # batches handed to the model at a time; 2 if it prepares one while it computes another
-    bulk_patience_s: float = 1.0  # the least time without a batch after which bulk work goes first, once
-
-
-@dataclass(eq=False, slots=True)
-class Job(Generic[P, R]):
-    """One admitted request. `shared` tokens are computed once per batch, however many of the items are in it."""
-
-    payloads: Sequence[P]
-    costs: Sequence[int]
-    shared: int
-    priority: Priority
-    deadline: float | None
-    context: object
-    future: asyncio.Future[None]
-    admitted: float
-    remaining: int  # cost of the items not yet dispatched
-    probe: bool = False  # computed whatever the estimate says of it
-    next: int = 0  # index of the first of them
-    unresolved: int = 0
-    results: list[R | EngineError | None] = field(default_factory=list)
-    started: float | None = None
-    forward_s: float = 0.0
-
-    @property
-    def queued(self) -> int:
-        """Tokens still to be dispatched."""
-        return self.remaining + self.shared if self.next < len(self.costs) else 0
-
-    @property
-    def largest(self) -> int:
-        """Tokens of the largest item still to be dispatched."""
-        return max(self.costs[self.next :], default=0) + self.shared
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[R]):
-    """A finished request: a result or an error for each item, in order."""
-
-    results: list[R | EngineError]
-    queue_s: float
-    forward_s: float
-
-
-@dataclass(eq=False, slots=True)
-class Batch(Generic[P, R]):
-    """Items of several jobs: `parts` are (job, first item, one past the last)."""
-
-    priority: Priority  # of the job that opened it
-    cost: int = 0
-    parts: list[tuple[Job[P, R], int, int]] = field(default_factory=list)
-    started: float = 0.0
-
-    def fill(self, job: Job[P, R], limit: int) -> None:
-        """Takes the job's next items while they fit; an empty batch takes at least one."""
-        start, room = job.next, limit - self.cost - job.shared
-        while job.next < len(job.costs) and (job.costs[job.next] <= room or not (self.parts or job.next > start)):
-            room -= job.costs[job.next]
-            job.remaining -= job.costs[job.next]
-            job.next += 1
-        if job.next > start:
-            self.cost = limit - room
-            self.parts.append((job, start, job.next))
-
-    @property
-    def payloads(self) -> list[P]:
-        """What the model is to compute, in order."""
-        return [payload for job, start, stop in self.parts for payload in job.payloads[start:stop]]
-
-    @property
-    def contexts(self) -> tuple[object, ...]:
-        """The requests served."""
-        return tuple(job.context for job, _, _ in self.parts)
 
 
 Compute = Callable[[Batch[P, R]], Awaitable[Sequence[R | EngineError]]]
@@ -124,14 +36,16 @@ Compute = Callable[[Batch[P, R]], Awaitable[Sequence[R | EngineError]]]
 
 
 class Scheduler(Generic[P, R]):
-    """Admission, order, deadlines and cancellation in front of `compute`."""
+    """Order, deadlines and cancellation in front of `compute`."""
 
     def __init__(
         self, compute: Compute[P, R], limits: Limits, throughput: Throughput, clock: Clock = time.monotonic
     ) -> None:
         self._compute, self._limits, self._throughput, self._clock = compute, limits, throughput, clock
+        self._admission = Admission(limits, throughput)
         self._waiting: dict[Priority, deque[Job[P, R]]] = {Priority.INTERACTIVE: deque(), Priority.BULK: deque()}
         self._queued = dict.fromkeys(Priority, 0)  # tokens
+        self._announced = dict.fromkeys(Priority, 0)  # tokens of requests that are being tokenised, at least
         self._live: set[Job[P, R]] = set()
         self._running: dict[asyncio.Task[None], Batch[P, R]] = {}
         self._refusal: EngineError | None = None
@@ -140,17 +54,19 @@ class Scheduler(Generic[P, R]):
         self._bulk_took = 0.0  # seconds of the last batch it opened
         self._pumping = False
 
-    def admissible(self, tokens: int, priority: Priority, deadline: float | None) -> None:
-        """Raises unless a request of at least `tokens` could be admitted now; cheap, to be asked before tokenising."""
-        if self._refusal:
-            raise self._refusal
-        if deadline is not None and deadline <= self._clock():
-            raise DeadlineTooShort
-        excess = sum(self._queued.values()) + tokens - self._limits.queue
-        if priority is Priority.BULK and (bulk := self._queued[priority]):
-            excess = max(excess, bulk + tokens - int(_BULK_SHARE * self._limits.queue))
-        if excess > 0:
-            raise Overloaded(self._in_flight_s() + self._throughput.seconds(excess))
+    @contextmanager
+    def announce(self, tokens: int, priority: Priority, deadline: float | None) -> Iterator[None]:
+        """To be held while a request of at least `tokens` is tokenised; raises if it would be refused: that is cheap.
+
+        Until it is submitted it counts for those that are announced after it.
+        """
+        queued = {each: self._queued[each] + self._announced[each] for each in Priority}
+        self._admit(tokens, 0, priority, deadline, queued)
+        self._announced[priority] += tokens
+        try:
+            yield
+        finally:
+            self._announced[priority] -= tokens
 
     async def submit(
         self,
@@ -169,16 +85,7 @@ class Scheduler(Generic[P, R]):
         if not payloads:
             return Outcome([], 0.0, 0.0)
         total = sum(costs)
-        self.admissible(total + shared, priority, deadline)
-        # Aged bulk work gives way to deadlines: no part of its queue is ahead of an interactive request.
-        ahead = self._queued[priority] if priority is Priority.INTERACTIVE else sum(self._queued.values())
-        own = self._throughput.seconds(total + shared, max(costs) + shared)
-        queue = self._throughput.seconds(ahead + total + shared, max(costs) + shared) - own
-        probe = self._may_probe()
-        if deadline is not None and not probe:
-            spare = deadline - self._clock() - self._in_flight_s() - own
-            if spare < 0 or queue > _QUEUE_SHARE * spare:
-                raise DeadlineTooShort
+        probe = self._admit(total + shared, max(costs) + shared, priority, deadline, self._queued)
         job: Job[P, R] = Job(
             payloads=payloads,
             costs=costs,
@@ -231,6 +138,18 @@ class Scheduler(Generic[P, R]):
     def close(self) -> None:
         """Fails what is not done."""
         self.abort(self._refusal or Draining())
+
+    def _admit(
+        self, tokens: int, largest: int, priority: Priority, deadline: float | None, queued: Mapping[Priority, int]
+    ) -> bool:
+        """Raises unless the request is taken. Whether it is a probe."""
+        if self._refusal:
+            raise self._refusal
+        found, probe = Found(queued, self._in_flight_s()), self._may_probe()
+        left = None if deadline is None else deadline - self._clock()
+        if refusal := self._admission.refusal(tokens, largest, priority, left, found, probe=probe):
+            raise refusal
+        return probe
 
     def _wake(self) -> None:
         """Pumps on the loop's next turn, so that requests arriving in one turn share a batch."""
@@ -289,9 +208,11 @@ class Scheduler(Generic[P, R]):
         for job in self._waiting[priority]:
             if job.future.done():
                 continue
-            wait = self._throughput.seconds(ahead + job.queued, job.largest)
-            if job.deadline is not None and now + wait > job.deadline and not job.probe:
-                self._fail(job, DeadlineTooShort())
+            error: EngineError | None = None
+            if job.deadline is not None and not job.probe:
+                error = self._admission.late(ahead, job.queued, job.largest, job.deadline - now)
+            if error:
+                self._fail(job, error)
             else:
                 ahead += job.queued
 
@@ -363,6 +284,8 @@ class Scheduler(Generic[P, R]):
         self._last_end = end
         if failure is None:
             self._throughput.measured(batch.cost, took)
+        if not self._queued[Priority.INTERACTIVE]:
+            self._admission.queue_is_empty()
         if batch.priority is Priority.BULK:
             self._bulk_since, self._bulk_took = end, took
         position = 0

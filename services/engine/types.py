@@ -48,6 +48,8 @@ class EngineSettings:
     batch_tokens: int = 0  # per step of the model; 0 picks a size that suits the device
     # Admitted but not yet running, a quarter for interactive requests alone; 0: 32 batches, at least 16 longest texts.
     queue_tokens: int = 0
+    # Work before an interactive request, as measured. Longer than most callers wait who name no deadline.
+    queue_seconds: float = 10.0
     threads: int | None = None  # of the CPU kernels; None: one per core
     tokenizer_threads: int = 2  # bulk requests hold one less, if there are more
 

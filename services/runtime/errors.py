@@ -103,7 +103,7 @@ class _Busy(Problem):
 
 
 class ReplicaFull(_Busy):
-    """This replica's queue is full. Another may have room, so a retry policy may try that one at once."""
+    """This replica has too much queued to answer in time. Another may have room."""
 
     code, reason = grpc.StatusCode.UNAVAILABLE, "REPLICA_FULL"
 
@@ -132,12 +132,12 @@ class PoolSaturated(_Busy):
 
 
 class DeadlineTooShort(Problem):
-    """The result cannot be ready before the caller's deadline. Raised before any model work."""
+    """The result cannot be ready before the caller's deadline, however idle the servers are."""
 
     code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT"
 
     def __init__(self) -> None:
-        super().__init__("The deadline is too short for the work in front of this call. Allow more time, or send less.")
+        super().__init__("The deadline is too short for this call's work. Allow more time, or send less.")
 
 
 class NotReady(_Busy):

@@ -37,6 +37,12 @@ class WorkerSettings(ProcessSettings):
         description="capacity of the queue in tokens, a quarter of it for interactive calls only; a call over it"
         " is refused; 0: 32 batches, at least 16 texts of the maximum length",
     )
+    queue_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="seconds of work, as measured, that may wait before an interactive call; a call that finds more is"
+        " refused, whatever its own size; less for a call whose deadline is near, and for all while such are refused",
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one per core")
     tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")
     max_text_bytes: int = Field(4 << 20, ge=1, description="maximum bytes of UTF-8 in one text")
@@ -51,6 +57,7 @@ class WorkerSettings(ProcessSettings):
             max_tokens=self.max_tokens,
             batch_tokens=self.batch_tokens,
             queue_tokens=self.queue_tokens,
+            queue_seconds=self.queue_seconds,
             threads=self.threads or None,
             tokenizer_threads=self.tokenizer_threads,
         )

@@ -14,7 +14,16 @@ from safetensors.torch import load_file, save_file
 from services.api.vectors import decode
 from services.engine.packing.packing import Packed
 from tests.support.serving import details, rich_status
-from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, embedding, held, until_idle, until_queued
+from tests.support.tiny import (
+    MAX_TOKENS,
+    ServedWorker,
+    Tiny,
+    embedding,
+    held,
+    until_calls,
+    until_idle,
+    until_queued,
+)
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
@@ -246,6 +255,70 @@ async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny: T
             assert delay > 0
             assert abs(int(seen.trailers["grpc-retry-pushback-ms"]) - delay) <= 1
         assert len((await accepted).results) == 100
+
+
+async def test_too_long_a_queue_for_the_deadline_sends_the_call_elsewhere(
+    worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
+) -> None:
+    """It could be in time on an idle replica, so it is not the deadline that is wrong."""
+    engine = worker.worker.engine()
+    with held(worker.worker):
+        first = stub.Embed(request(), timeout=60)
+        await until_queued(worker.worker)
+        waiting = stub.Embed(request(["gravity attracts two bodies"] * 100), timeout=60)
+        await until_queued(worker.worker, 300)
+        engine._throughput._rates = {1: 100.0}  # as if this were a slow machine: several seconds wait
+        for timeout in (5.0, 1.0):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stub.Embed(request(), timeout=timeout)
+            seen = rich_status(error.value)
+            assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
+            delay = seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds()
+            assert delay > 0
+            assert abs(int(seen.trailers["grpc-retry-pushback-ms"]) - delay) <= 1
+    assert len((await first).results) == 1
+    assert len((await waiting).results) == 100
+
+
+async def test_without_a_deadline_the_queue_is_bounded_in_seconds(tiny: Tiny) -> None:
+    async with embedding(tiny, queue_seconds=2.0) as served:
+        stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
+        with held(served.worker):
+            first = stub.Embed(request())
+            await until_queued(served.worker)
+            served.worker.engine()._throughput._rates = {1: 100.0}
+            waiting = stub.Embed(request(["gravity attracts two bodies"] * 100))  # more than the bound, by itself
+            await until_queued(served.worker, 300)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await stub.Embed(request())
+            seen = rich_status(error.value)
+            assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
+            bulk = stub.Embed(request(priority=common_pb2.PRIORITY_BULK))  # waits as long as it has time
+            await until_calls(served.lifecycle, 3)
+        assert [len((await call).results) for call in (first, waiting, bulk)] == [1, 100, 1]
+
+
+async def test_what_could_not_be_begun_in_time_is_told_to_go_elsewhere_as_well(
+    worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
+) -> None:
+    """It was taken into the queue, and leaves it when the estimate says that it will be late behind the others."""
+    engine = worker.worker.engine()
+    with held(worker.worker):
+        first = stub.Embed(request(), timeout=60)
+        await until_queued(worker.worker)
+        waiting = stub.Embed(request(["gravity attracts two bodies"] * 100), timeout=60)
+        await until_queued(worker.worker, 300)
+        late = stub.Embed(request(["the capital of China"]), timeout=20)
+        await until_calls(worker.lifecycle, 3)
+        engine._throughput._rates = {1: 20.0}  # the machine has become slow
+        engine._throughput.measured = lambda tokens, seconds: None
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await late
+    seen = rich_status(error.value)
+    assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
+    assert seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+    assert len((await first).results) == 1
+    assert len((await waiting).results) == 100
 
 
 async def test_a_request_larger_than_the_queue_is_told_to_split(tiny: Tiny) -> None:

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 
 from services.rerank.model_card import FILE
 from tests.support.serving import details, rich_status
-from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, reranking
+from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, held, reranking, until_queued
 from winnow.common.v1 import common_pb2
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
@@ -167,3 +167,25 @@ async def test_get_model(tiny: Tiny, tmp_path: Path) -> None:
         assert described.max_tokens == MAX_TOKENS
         assert described.HasField("recommended_retrieval_weight") == (weight is not None)
         assert described.recommended_retrieval_weight == (weight or 0)
+
+
+async def test_too_long_a_queue_for_the_deadline_sends_the_call_elsewhere(
+    worker: ServedWorker, stub: "rerank_pb2_grpc.RerankServiceAsyncStub"
+) -> None:
+    with held(worker.worker):
+        first = stub.Rerank(request(), timeout=60)
+        await until_queued(worker.worker)
+        waiting = stub.Rerank(request(["gravity attracts two bodies"] * 100), timeout=60)
+        await until_queued(worker.worker, 500)
+        worker.worker.engine()._throughput._rates = {1: 200.0}  # as if this were a slow machine
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Rerank(request(["Beijing"]), timeout=5)
+        seen = rich_status(error.value)
+        assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
+        assert seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.Rerank(request(["gravity attracts two bodies"] * 200), timeout=2)
+        seen = rich_status(error.value)
+        assert (seen.code, seen.reason) == (CODES.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT")
+    assert len((await first).results) == len(DOCUMENTS)
+    assert len((await waiting).results) == 100

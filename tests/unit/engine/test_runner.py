@@ -11,9 +11,9 @@ import torch
 
 from services.engine.devices.base import Finish
 from services.engine.errors import ModelBroken, NonFinite, OutOfMemory
+from services.engine.jobs import Batch, Job
 from services.engine.packing.packing import Packed, pack
 from services.engine.runner import Runner
-from services.engine.scheduler import Batch, Job
 from services.engine.types import BatchReport, Priority
 
 OOM = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

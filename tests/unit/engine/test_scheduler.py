@@ -18,7 +18,8 @@ from services.engine.errors import (
     NonFinite,
     Overloaded,
 )
-from services.engine.scheduler import Batch, Limits, Outcome, Scheduler
+from services.engine.jobs import Batch, Limits, Outcome
+from services.engine.scheduler import Scheduler
 from services.engine.throughput import Throughput
 from services.engine.types import Priority
 
@@ -341,13 +342,43 @@ async def test_refused_when_the_queue_is_full_with_an_estimate_of_when_to_return
 async def test_refused_at_once_when_the_deadline_cannot_be_met(world: World) -> None:
     world.submit(*[50] * 4)
     await settle()
-    with pytest.raises(DeadlineTooShort):
-        await world.submit(10, deadline=world.now + 1.0)  # 2 s are ahead of it
-    with pytest.raises(DeadlineTooShort):  # estimates are not exact: the queue may take two fifths of what is spare
-        await world.submit(10, deadline=world.now + 4.2)
+    # 2 s are ahead of it. Estimates are not exact: the queue may take two fifths of what is spare.
     in_time = world.submit(10, deadline=world.now + 4.5)
+    await settle()
+    for patience in (4.2, 1.0, 0.11):
+        with pytest.raises(Overloaded):
+            await world.submit(10, deadline=world.now + patience)
+    with pytest.raises(DeadlineTooShort):  # not even if it were alone
+        await world.submit(10, deadline=world.now + 0.09)
     await world.finish_all()
     assert (await in_time).results
+
+
+async def test_the_least_patient_bound_the_queue_for_all_until_it_is_empty(world: World) -> None:
+    world.submit(50)
+    await settle()
+    world.submit(50, 50)
+    await settle()
+    assert not (patient := world.submit(10, deadline=world.now + 100)).done()
+    with pytest.raises(Overloaded):  # 1.1 s are before it, and it bears 0.4 * (2 - 0.5 - 0.1)
+        await world.submit(10, deadline=world.now + 2)
+    for deadline in (world.now + 100, None):
+        with pytest.raises(Overloaded):
+            await world.submit(10, deadline=deadline)
+    world.now += 0.5
+    await world.finish()  # 60 tokens wait: 0.6 s
+    with pytest.raises(Overloaded):
+        await world.submit(10, deadline=world.now + 100)
+    await world.finish_all()
+    assert (await patient).results
+    first = world.submit(50)
+    await settle()
+    world.submit(50, 50)
+    await settle()
+    again = world.submit(10, deadline=world.now + 100)
+    await world.finish_all()
+    assert (await first).results
+    assert (await again).results
 
 
 async def test_dropped_when_its_turn_comes_too_late(world: World) -> None:

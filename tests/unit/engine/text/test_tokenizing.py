@@ -308,6 +308,46 @@ async def test_more_texts_than_the_queue_holds_are_refused_before_they_are_read(
     assert len((await first).items) == 48
 
 
+async def test_what_the_queue_refuses_is_not_read(engine: EmbedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    engine._throughput._rates = {1: 100.0}  # as if this were a slow machine
+    loop = asyncio.get_running_loop()
+    release = threading.Event()
+    engine._runner._launcher.submit(release.wait)
+    calls = [asyncio.ensure_future(engine.embed(["gravity is a force"]))]
+    while not engine.stats().inflight_tokens:  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0)
+    calls.append(asyncio.ensure_future(engine.embed([f"{i} gravity is a force " * 60 for i in range(10)])))
+    while not engine.stats().queued_tokens:  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(0)
+    reads.texts.clear()
+    for text in ("gravity", "gravity is a force " * 60, GIANT):
+        for deadline in (None, loop.time() + 30):  # a minute of work waits
+            with pytest.raises(Overloaded) as refused:
+                await engine.embed([text], deadline=deadline)
+            assert refused.value.retry_after_s > 0
+    assert reads.texts == []
+    release.set()
+    assert [len((await call).items) for call in calls] == [1, 10]
+
+
+async def test_what_is_being_read_counts_for_those_that_come_after_it(
+    engine: EmbedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = Reads(monkeypatch)
+    engine._throughput._rates = {1: 100.0}
+    reads.hold()
+    first = asyncio.ensure_future(engine.embed(["gravity is a force " * 200] * 10))
+    await asyncio.to_thread(reads.reading.wait, 60)
+    begun = len(reads.texts)
+    assert engine.stats().queued_tokens == 0
+    with pytest.raises(Overloaded):
+        await engine.embed(["gravity"])
+    assert len(reads.texts) == begun
+    reads.gate.set()
+    assert len((await first).items) == 10
+
+
 async def test_a_deadline_ends_the_reading(engine: EmbedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)
     reads.hold()
