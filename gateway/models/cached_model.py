@@ -16,7 +16,7 @@ from gateway.cache.lru import Sized
 from gateway.cache.single_flight import Resolve, SingleFlight
 from gateway.cache.tiered import TieredCache
 from gateway.cache.timings import NO_TIME, StageTimings
-from gateway.models.concurrency import for_each
+from gateway.models.concurrency import Begun, for_each
 from gateway.models.pool import Model, Pool
 from gateway.telemetry import GatewayMetrics
 from services.api.backend import FailedItem
@@ -226,7 +226,8 @@ class CachedModel(Generic[M, Opt, E]):
             if entry is not None:
                 resolve(key, Answer(call.model.model, entry, hit=True, timings=timings))
         parts = self._workers.partition(missing, call.texts, call.options, call.model)
-        await for_each(parts, partial(self._compute, call, resolve, timings.cache_ms), _PARTS_AT_ONCE)
+        compute, begun = partial(self._compute, call, resolve, timings.cache_ms), Begun()
+        await for_each(parts, lambda part: begun.send(partial(compute, part)), _PARTS_AT_ONCE)
 
     async def _compute(
         self, call: _Call[M, Opt], resolve: Resolve[_FlightKey, Answer[E]], cache_ms: float, part: Sequence[int]
