@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from services.api.vectors import decode
 from tests.support.gateway import Running, running
 from tests.support.redis import RedisProcess
-from tests.support.tiny import Tiny, embedding, reranking
+from tests.support.tiny import Tiny, embedding, held, reranking
+from tests.support.waiting import until
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 from winnow.retrieval.v1 import retrieval_pb2 as pb
@@ -92,3 +94,24 @@ async def test_search_over_a_collection_and_inline_agree(
         assert other.rerank_logit == one.rerank_logit
     assert stored.embed_usage.cache_hits == 1
     assert stored.rerank_usage.cache_hits == len(documents)
+
+
+async def test_a_large_call_waits_for_its_own_parts(tiny: Tiny) -> None:
+    """Two of them fill the worker's queue."""
+    async with embedding(tiny, queue_seconds=1e-3) as embed, running(embed_target=embed.address) as gateway:
+        admission = embed.worker.engine()._scheduler._admission
+        honest, refused = admission.refusal, []
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            refusal = honest(*arguments, **options)
+            refused.extend([refusal] if refusal else [])
+            return refusal
+
+        admission.refusal = counted
+        texts = [f"gravity attracts {i}" for i in range(1000)]
+        with held(embed.worker):
+            call = gateway.embed.Embed(embed_pb2.EmbedRequest(texts=texts), timeout=60)
+            await until(lambda: refused)
+        results = (await call).results
+        assert len(results) == 1000
+        assert all(result.HasField("embedding") for result in results)

@@ -175,6 +175,24 @@ async def test_a_stream_waits_where_others_have_filled_the_queue(tiny: Tiny) -> 
         assert len(await answers(call)) == 40
 
 
+@pytest.mark.parametrize("priority", [common_pb2.PRIORITY_INTERACTIVE, common_pb2.PRIORITY_BULK])
+async def test_a_stream_is_answered_however_short_the_queue_is(tiny: Tiny, priority: "common_pb2.Priority") -> None:
+    """Each of its chunks is longer."""
+    async with embedding(tiny, queue_seconds=1e-3) as served:
+        stub = embed_pb2_grpc.EmbedServiceStub(served.channel)
+        messages = [
+            message(*[f"gravity attracts {i}" for i in range(first, first + 100)], first=first)
+            for first in range(0, 500, 100)
+        ]
+        messages[0].options.priority = priority
+        with held(served.worker):
+            call = stub.EmbedStream(iter(messages), timeout=50)
+            await until_queued(served.worker, 64)
+        seen = await answers(call)
+        assert len(seen) == 500
+        assert all(result.HasField("embedding") for result in seen.values())
+
+
 async def test_when_the_process_drains_what_was_taken_is_answered(
     worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
 ) -> None:
