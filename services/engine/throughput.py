@@ -15,7 +15,8 @@ class Throughput:
     proportion. Otherwise a worker that starts beside other load, and then only meets small batches, would never learn
     how fast its large ones are.
 
-    Estimates serve to refuse work, and only work corrects them: see `Scheduler._may_probe`.
+    Estimates serve to refuse work, and only work corrects them: see `Scheduler._may_probe`. So one slow batch must not
+    rule out all others of its size.
     """
 
     def __init__(self, rates: Mapping[int, float], batch_tokens: int) -> None:
@@ -26,12 +27,11 @@ class Throughput:
     def measured(self, tokens: int, seconds: float) -> None:
         """A batch of `tokens` took `seconds`."""
         rate, own = tokens / max(seconds, 1e-9), tokens.bit_length()
-        if own > self._batch_tokens.bit_length():  # one long text: attention makes it slower by its length
-            before = self._rates.get(own, rate)
-            self._rates[own] = before + _WEIGHT * (rate - before)
-            return
         expected = self.rate(tokens)
         off = min(max(rate / expected, 1 / _SURPRISE), _SURPRISE) - 1
+        if own > self._batch_tokens.bit_length():  # one long text: attention makes it slower by its length
+            self._rates[own] = expected * (1 + _WEIGHT * off)
+            return
         rates = {own: expected, **self._rates}
         self._rates = {size: rate * (1 + _WEIGHT * off) for size, rate in rates.items()}
         self._rates[own] *= 1 + _OWN_WEIGHT * off

@@ -41,6 +41,18 @@ def test_one_odd_batch_changes_little() -> None:
     assert throughput.rate() < 2 * before
 
 
+def test_one_odd_long_text_changes_little() -> None:
+    """Nothing but long texts corrects their estimate, and it serves to refuse them."""
+    throughput = started(1.0)
+    before = throughput.rate(4 * FULL)
+    throughput.measured(4 * FULL, truth(4 * FULL) * 1000)
+    assert throughput.rate(4 * FULL) > 0.7 * before
+    for _ in range(20):
+        throughput.measured(4 * FULL, 3 * truth(4 * FULL))
+    assert throughput.rate(4 * FULL) == pytest.approx(4 * FULL / truth(4 * FULL) / 3, rel=0.1)
+    assert throughput.rate() == pytest.approx(FULL / truth(FULL))
+
+
 def test_full_batches_settle_their_own_estimate() -> None:
     throughput = started(1.0)
     for _ in range(100):
