@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from services.runtime.errors import DeadlineTooShort, Problem
+from services.runtime.errors import DeadlineTooShort, PoolSaturated, Problem
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -157,6 +157,8 @@ def _blame(result: asyncio.Future[Any]) -> _Blame | None:
             return None
         case DeadlineTooShort():
             return _Blame.TIME
+        case PoolSaturated():  # for the deadline of its first caller, perhaps: others may have time to wait
+            return _Blame.REQUEST
         case Problem() if error.code in _SHARED:
             return None
         case _:

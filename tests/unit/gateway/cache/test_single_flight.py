@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from gateway.cache.single_flight import SingleFlight
-from services.runtime.errors import DeadlineTooShort, UpstreamUnavailable
+from services.runtime.errors import DeadlineTooShort, PoolSaturated, UpstreamUnavailable
 
 Flights = SingleFlight[str, str]
 
@@ -129,10 +129,11 @@ async def test_those_with_more_time_than_the_first_go_again_together() -> None:
     assert list(ended) == [work.error] * 2
 
 
-async def test_a_request_that_may_be_at_fault_is_blamed_once() -> None:
-    """Not once for each of those who wait."""
+@pytest.mark.parametrize("error", [ValueError("somebody's text"), PoolSaturated(1.0)])
+async def test_a_request_that_may_be_at_fault_is_blamed_once(error: Exception) -> None:
+    """Not once for each of those who wait. The queue may be too long for its deadline only."""
     flights, work = Flights(), Work()
-    work.error = ValueError("somebody's text")
+    work.error = error
     callers = [asyncio.create_task(flights.get(["a"], work, None)) for _ in range(40)]
     await work.begun.wait()
     work.gate.set()
