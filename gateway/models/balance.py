@@ -24,8 +24,8 @@ _CALL_TOKENS = 32
 # Weight of an answer in the moving average of a replica's slowness, and of what the pool needs for as much work.
 _SLOWNESS_GAIN = 0.2
 _USUAL_GAIN = 0.05
-# One answer counts as no more than this.
-_MAX_SLOWNESS = 100.0
+# One answer counts as no more than so many times the average: it may be an accident, such as a stall of this process.
+_OUTLIER = 4.0
 # Differences up to this are noise: such replicas are compared by their load alone.
 _NOISE = 1.5
 # Time constant of the fading of slowness.
@@ -131,7 +131,7 @@ class Load:
     def measured(self, slowness: float, now: float) -> None:
         """Takes a call's slowness into the average."""
         faded = 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
-        self._slowness = faded + _SLOWNESS_GAIN * (min(slowness, _MAX_SLOWNESS) - faded)
+        self._slowness = faded + _SLOWNESS_GAIN * (min(slowness, _OUTLIER * faded) - faded)
         self._measured_at = now
 
 

@@ -10,12 +10,13 @@ attempt is cancelled.
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
-from gateway.models.balance import Balance, Rank
+from gateway.models.balance import Balance, Rank, Sent
 from gateway.models.replicas import Replica, Replicas
 from gateway.models.retry_budget import Percentile95, RetryBudget
 from gateway.telemetry import GatewayMetrics
@@ -102,17 +103,16 @@ class Dispatcher(Generic[S]):
         replicas = self._replicas.current or await self._replicas.available(deadline)
         if not replicas:
             raise UpstreamUnavailable(self._what)
-        began = self._clock()
-        self._retries.earn(began)
+        self._retries.earn(self._clock())
         replica = self._choose(replicas, work)
         tried = [replica]
         problems: list[Problem] = []
         while True:
-            kind = names.Attempt.RETRY if problems else names.Attempt.FIRST
             try:
-                if not problems and self._may_hedge(replicas, work):
-                    return await self._hedged(send, replica, tried, deadline, work)
-                return await self._attempt(send, replica, deadline, work, kind)
+                if not problems:
+                    return await self._first_attempt(send, replica, tried, deadline, work)
+                sent = self._sent(replica, work)
+                return await self._attempt(send, replica, sent, deadline, names.Attempt.RETRY)
             except (ReplicaFull, NotReady, UpstreamUnavailable) as problem:
                 problems.append(problem)
                 self._replicas.suspect()
@@ -149,19 +149,17 @@ class Dispatcher(Generic[S]):
         return replica
 
     async def _attempt(
-        self, send: Send[S, Reply], replica: Replica[S], deadline: float, work: Work, kind: names.Attempt
+        self, send: Send[S, Reply], replica: Replica[S], sent: Sent, deadline: float, kind: names.Attempt
     ) -> Reply:
-        """Sends the call to one replica, once. Raises a Problem."""
+        """Sends the call to one replica, once, and notes how it ends. Raises a Problem."""
         load, balance = replica.load, self._balance
-        began = self._clock()
-        timeout_s = deadline - began
-        if timeout_s <= 0:
-            raise DeadlineTooShort
         self._metrics.attempt(self._kind, kind)
-        sent = balance.sent(load, work.tokens, began)
         pause_s: float | None = None
         answered = False
         try:
+            timeout_s = deadline - sent.at
+            if timeout_s <= 0:
+                raise DeadlineTooShort
             call = send(replica.stub, timeout_s)
             sent.cancel = call.cancel
             reply = await call
@@ -183,38 +181,59 @@ class Dispatcher(Generic[S]):
             now = self._clock()
             if answered:
                 balance.answered(load, sent, now)
-                if self._is_small(work):
-                    self._interactive_s.add(now - began)
             else:
                 balance.failed(load, sent, now, pause_s)
 
-    def _is_small(self, work: Work) -> bool:
-        return work.interactive and 0 < work.tokens <= self._settings.hedge_tokens
+    def _sent(self, replica: Replica[S], work: Work) -> Sent:
+        return self._balance.sent(replica.load, work.tokens, self._clock())
 
-    def _may_hedge(self, replicas: Sequence[Replica[S]], work: Work) -> bool:
-        return len(replicas) > 1 and self._interactive_s.value is not None and self._is_small(work)
-
-    async def _hedged(
+    async def _first_attempt(
         self, send: Send[S, Reply], first: Replica[S], tried: list[Replica[S]], deadline: float, work: Work
     ) -> Reply:
-        """The first of two answers. The second replica is asked if the first one takes long, and is added to `tried`.
+        """The result of one attempt; of the faster of two, if the call is hedged. Raises the Problem of the first one.
 
-        Raises the Problem of the first one if both fail.
+        The replica of the second attempt is added to `tried`.
         """
-        assert self._interactive_s.value is not None
-        delay_s = max(self._interactive_s.value, _LEAST_HEDGE_S)
-        self._hedges.earn(self._clock())
-        one = asyncio.create_task(self._attempt(send, first, deadline, work, names.Attempt.FIRST))
-        attempts = [one]
+        sent = self._sent(first, work)
+        small = work.interactive and 0 < work.tokens <= self._settings.hedge_tokens
+        if not small or len(self._replicas.current) < 2:
+            return await self._attempt(send, first, sent, deadline, names.Attempt.FIRST)
+        second: list[asyncio.Task[Reply]] = []
+
+        def hedge() -> None:
+            replica = self._second(first, work)
+            if replica is not None:
+                tried.append(replica)
+                attempt = self._attempt(send, replica, self._sent(replica, work), deadline, names.Attempt.HEDGE)
+                second.append(asyncio.create_task(attempt))
+                second[0].add_done_callback(overtake)
+
+        def overtake(attempt: "asyncio.Task[Reply]") -> None:
+            if not attempt.cancelled() and attempt.exception() is None:
+                sent.give_up()
+
+        self._hedges.earn(sent.at)
+        usual_s = self._interactive_s.value
+        timer = None
+        if usual_s is not None:
+            timer = asyncio.get_running_loop().call_later(max(usual_s, _LEAST_HEDGE_S), hedge)
         try:
-            await asyncio.wait(attempts, timeout=delay_s)
-            if not one.done() and (second := self._second(first, work)) is not None:
-                tried.append(second)
-                attempts.append(asyncio.create_task(self._attempt(send, second, deadline, work, names.Attempt.HEDGE)))
-            return await _first_result(attempts)
+            reply = await self._attempt(send, first, sent, deadline, names.Attempt.FIRST)
+        except Problem:
+            if not second:
+                raise
+            with suppress(Problem):
+                reply = await second[0]
+                self._interactive_s.add(self._clock() - sent.at)
+                return reply
+            raise
+        else:
+            self._interactive_s.add(self._clock() - sent.at)
+            return reply
         finally:
-            for attempt in attempts:
-                attempt.add_done_callback(_retrieve)
+            if timer is not None:
+                timer.cancel()
+            for attempt in second:
                 attempt.cancel()
 
     def _second(self, first: Replica[S], work: Work) -> Replica[S] | None:
@@ -238,23 +257,6 @@ class Dispatcher(Generic[S]):
         if isinstance(last, NotReady):
             return UpstreamUnavailable(self._what, "is starting or stopping", last.retry_after_s)
         return last
-
-
-async def _first_result(attempts: Sequence["asyncio.Task[Reply]"]) -> Reply:
-    """Of the first attempt that succeeds; otherwise raises what the first one in the list has raised."""
-    pending = set(attempts)
-    while pending:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for attempt in done:
-            if not attempt.cancelled() and attempt.exception() is None:
-                return attempt.result()
-    return await attempts[0]
-
-
-def _retrieve(attempt: "asyncio.Task[Any]") -> None:
-    """Marks the exception of an attempt that nobody waits for as seen."""
-    if not attempt.cancelled():
-        attempt.exception()
 
 
 def _forbids_retry(problem: Problem) -> bool:
