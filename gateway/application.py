@@ -35,7 +35,7 @@ from services.api.embed import SERVICE as EMBED_SERVICE
 from services.api.embed import StreamSettings
 from services.api.rerank import SERVICE as RERANK_SERVICE
 from services.api.rerank import RerankService
-from services.runtime.channel import channel
+from services.runtime.channel import Connector
 from services.runtime.lifecycle import Lifecycle
 from services.runtime.telemetry.setup import Telemetry
 from winnow.embed.v1 import embed_pb2_grpc
@@ -59,18 +59,14 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._settings = settings
         self._metrics = metrics = GatewayMetrics(telemetry)
-        connect = partial(channel, telemetry=telemetry, settings=settings.channel())
+        connect = partial(Connector, telemetry, settings.channel())
         pool = PoolSettings(
             timeout_s=settings.workers_timeout_seconds,
             refresh_s=settings.model_refresh_seconds,
             dispatch=DispatchSettings(settings.workers_attempts, settings.workers_hedge_tokens),
         )
-        self._embed_pool = EmbedPool(
-            settings.embed_target, partial(connect, health_service=EMBED_SERVICE), pool, metrics
-        )
-        self._rerank_pool = RerankPool(
-            settings.rerank_target, partial(connect, health_service=RERANK_SERVICE), pool, metrics
-        )
+        self._embed_pool = EmbedPool(settings.embed_target, connect(EMBED_SERVICE), pool, metrics)
+        self._rerank_pool = RerankPool(settings.rerank_target, connect(RERANK_SERVICE), pool, metrics)
 
         cache_url = settings.cache_url or settings.redis_url
         cache_faults = FaultLog("cache", "GATEWAY_CACHE_URL" if settings.cache_url else "GATEWAY_REDIS_URL")

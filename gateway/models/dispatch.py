@@ -115,7 +115,9 @@ class Dispatcher(Generic[S]):
                 return await self._attempt(send, replica, sent, deadline, names.Attempt.RETRY)
             except (ReplicaFull, NotReady, UpstreamUnavailable) as problem:
                 problems.append(problem)
-                self._replicas.suspect()
+                if isinstance(problem, UpstreamUnavailable):
+                    replica.look()
+                    self._replicas.suspect()
                 next_one = await self._next(problem, tried, deadline, work)
                 if next_one is None:
                     raise self._for_caller(problems) from problem
@@ -171,7 +173,6 @@ class Dispatcher(Generic[S]):
                 pause_s = min(problem.retry_after_s, _MOST_PAUSE_S)
             elif load.silent and isinstance(problem, DeadlineTooShort):
                 problem = UpstreamUnavailable(self._what, "does not answer")
-            replica.look()
             raise problem from error
         except asyncio.CancelledError:
             if not sent.given_up or was_cancelled():

@@ -41,7 +41,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 class Connect(Protocol):
     """Opens channels."""
 
-    def __call__(self, target: str, *, authority: str | None) -> grpc.aio.Channel:
+    def __call__(self, target: str, authority: str | None) -> grpc.aio.Channel:
         """A channel to one target. `authority`: HOST:PORT that the server is known by, if `target` is an address."""
 
 
@@ -190,7 +190,7 @@ class Replicas(Generic[S]):
         for target in targets:
             replica = known.pop(target, None)
             if replica is None:
-                channel = self._connect(target, authority=authority)
+                channel = self._connect(target, authority)
                 replica = Replica(target, channel, self._stub(channel), newcomer(loads, self._clock()))
             kept.append(replica)
         self._leaving += known.values()

@@ -124,7 +124,7 @@ BROKEN: dict[str, tuple[Policy, Break]] = {
     ),
     "default connection age": (
         policies.successors_are_known,
-        lambda m: settings(m, "embed").pop("EMBED_CONNECTION_AGE_SECONDS"),
+        lambda m: settings(m, "gateway").pop("GATEWAY_CONNECTION_AGE_SECONDS"),
     ),
     "typing error in a setting": (policies.known_settings, lambda m: settings(m, "embed").update(EMBED_MODLE="x")),
     "setting of another process": (

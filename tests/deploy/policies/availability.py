@@ -11,7 +11,8 @@ from tests.deploy.policies.processes import ours
 _LAST_WORDS_S = 0.5  # services/runtime/server.py gives the last statuses as long, after the drain
 _TELEMETRY_S = 5  # services/runtime/telemetry/setup.py gives the exporters as long to send what is left
 _ENDPOINTS_S = 2  # a kube-proxy takes a pod out of a Service in less
-_RESOLVE_S = 5  # services/runtime/channel.py asks DNS at most so often
+_LOOK_UP_S = 3  # gateway/models/replicas.py asks DNS so often
+_DNS_S = 5  # a cluster's DNS caches an answer for so long
 
 
 def spread_and_budget(m: Manifests) -> Iterator[str]:
@@ -45,15 +46,14 @@ def grace(m: Manifests) -> Iterator[str]:
 def successors_are_known(m: Manifests) -> Iterator[str]:
     """A pod outlives the time in which its callers learn of others: until then it serves as before.
 
-    A worker's gateways look for replicas anew when a connection has reached its age. A gateway's callers, once it is
-    out of the Service, move to another one when theirs has.
+    A worker's gateways look its name up every few seconds. A gateway's callers, once it is out of the Service, move to
+    another one when their connections have reached their age.
     """
     for pods, container, kind, environment in ours(m):
-        prefix = str(kind.model_config["env_prefix"])
-        name = f"{prefix}CONNECTION_AGE_SECONDS"
-        age = 1.1 * float(environment.get(name) or kind.model_fields["connection_age_seconds"].default)
-        learnt = age + (_ENDPOINTS_S if kind is GatewaySettings else _RESOLVE_S)  # grpc spreads the age by a tenth
+        learnt: float = _LOOK_UP_S + _DNS_S
+        if kind is GatewaySettings:
+            age = environment.get("GATEWAY_CONNECTION_AGE_SECONDS")
+            default = kind.model_fields["connection_age_seconds"].default
+            learnt = 1.1 * float(age or default) + _ENDPOINTS_S  # grpc spreads the age by a tenth
         if container["lifecycle"]["preStop"]["sleep"]["seconds"] < learnt:
             yield f"{pods.name}: preStop ends before all callers know of another pod ({learnt:g} s)"
-        if kind is not GatewaySettings and learnt > 10:
-            yield f"{pods.name}: a new replica may wait {learnt:g} s for its first call"

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.runtime.channel import ChannelSettings, channel
+from services.runtime.channel import ChannelSettings, Connector, channel
 from services.runtime.errors import ReplicaFull
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.certificates import Certificates
@@ -98,13 +98,18 @@ async def test_a_server_is_known_by_its_name_at_any_address(tmp_path: Path) -> N
             ("winnow-rerank:50051", grpc.StatusCode.UNAVAILABLE),
             (None, grpc.StatusCode.UNAVAILABLE),
         ):
-            async with channel(f"ipv4:{served.address}", Telemetry(), trusting, authority=authority) as to:
+            async with Connector(Telemetry(), trusting)(f"ipv4:{served.address}", authority) as to:
                 call = embed_pb2_grpc.EmbedServiceStub(to).Embed(embed_pb2.EmbedRequest(), timeout=10)
                 if code is None:
                     await call
                 else:
                     assert (await failure(call)).code() is code
     assert application.calls == 1
+
+
+def test_tls_files_that_cannot_be_read_are_reported_before_there_is_an_address(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Connector(Telemetry(), ChannelSettings(tls=True, tls_ca=tmp_path / "ca.crt"))
 
 
 async def test_a_replica_that_comes_up_late_is_waited_for() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -12,7 +11,7 @@ import pytest
 from gateway.models import replicas as module
 from gateway.models.balance import Balance, Connection, Rank
 from gateway.models.replicas import Name, Replica, Replicas, Resolve, parse, resolve
-from services.runtime.channel import channel
+from services.runtime.channel import ChannelSettings, Connector
 from services.runtime.telemetry.names import ReplicaState
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.scripted import SERVICE, Scripted
@@ -20,7 +19,7 @@ from tests.support.serving import serving
 from tests.support.waiting import until
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
-CONNECT = partial(channel, telemetry=Telemetry(), health_service=SERVICE)
+CONNECT = Connector(Telemetry(), ChannelSettings(), SERVICE)
 Stub: TypeAlias = "embed_pb2_grpc.EmbedServiceAsyncStub"
 
 
