@@ -32,6 +32,8 @@ _NOISE = 1.5
 _FADING_S = 10.0
 # A replica that has been quiet for less is not overdue, however fast the others are.
 _OVERDUE_S = 0.1
+# Of a large pool so many are compared for a call, others for the next one; all of them if none of these is usable.
+_COMPARED = 8
 # Sizes of work are told apart by powers of two.
 _SIZES = 64
 
@@ -106,17 +108,19 @@ class Load:
     def slowness(self, now: float) -> float:
         """How many times longer than usual it takes; at least what the time since its last result says."""
         faded = 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
-        oldest = next((sent for sent in self.unanswered if sent.usual_s), None)
-        if oldest is not None:
-            quiet_s = now - max(oldest.at, self._worked_at)
-            if quiet_s > _OVERDUE_S:
-                return max(faded, quiet_s / oldest.usual_s)
+        if now - self._worked_at > _OVERDUE_S:
+            for sent in self.unanswered:
+                if sent.usual_s:
+                    quiet_s = now - max(sent.at, self._worked_at)
+                    return max(faded, quiet_s / sent.usual_s) if quiet_s > _OVERDUE_S else faded
         return faded
 
     def cost(self, work: int, now: float) -> float:
         """What the time until the answer of another call is proportional to."""
-        slowness = self.slowness(now)
         busy = self.work + work + _CALL_TOKENS * (len(self.unanswered) + 1)
+        if self._slowness <= _NOISE and now - self._worked_at <= _OVERDUE_S:
+            return float(busy)
+        slowness = self.slowness(now)
         return busy * slowness if slowness > _NOISE else float(busy)
 
     def heard(self) -> None:
@@ -160,10 +164,11 @@ class Balance:
             return replicas[0]
         self._turn += 1
         first = self._turn % len(replicas)
-        return min(
-            (*replicas[first:], *replicas[:first]),
-            key=lambda replica: (replica.load.rank(now), replica.load.cost(work, now)),
-        )
+        ordered = (*replicas[first:], *replicas[:first])
+        best = min(ordered[:_COMPARED], key=lambda replica: (replica.load.rank(now), replica.load.cost(work, now)))
+        if len(replicas) > _COMPARED and best.load.rank(now) is not Rank.USABLE:
+            return min(ordered, key=lambda replica: (replica.load.rank(now), replica.load.cost(work, now)))
+        return best
 
     def in_turn(self, replicas: Sequence[R], now: float) -> R:
         """The next of the replicas of the best rank, whatever their load: for a question that all must be asked."""

@@ -232,6 +232,21 @@ def test_state_decides_before_load_and_the_worst_is_still_used() -> None:
     assert order == ["busy", "paused", "connecting", "silent", "failing"]
 
 
+def test_the_one_usable_replica_of_a_large_pool_is_found() -> None:
+    pool = Pool(*(Replica(str(number)) for number in range(50)))
+    for replica in pool.replicas:
+        replica.load.connection = Connection.FAILING
+    pool.replicas[40].load.connection = Connection.READY
+    for _ in range(100):
+        assert pool.call() is pool.replicas[40]
+
+
+def test_a_large_pool_shares_the_work_evenly() -> None:
+    pool = Pool(*(Replica(str(number)) for number in range(50)))
+    pool.run(20, 0.0005)
+    assert max(pool.counts.values()) < 1.2 * min(pool.counts.values())
+
+
 def test_a_pause_ends_and_is_no_slowness() -> None:
     pool = Pool(Replica("a"), Replica("b"))
     refusing = pool.replicas[0].load
