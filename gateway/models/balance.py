@@ -21,7 +21,8 @@ from typing import Protocol, TypeVar
 
 # What a call costs besides its tokens, in tokens: it decides between replicas with few and with many small calls.
 _CALL_TOKENS = 32
-# Weight of an answer in the moving average of a replica's slowness, and of what the pool needs for as much work.
+# Weight of an answer in the moving average of a replica's slowness, and of what the pool needs for as much work; the
+# first answers have more.
 _SLOWNESS_GAIN = 0.2
 _USUAL_GAIN = 0.05
 # One answer counts as no more than so many times the average: it may be an accident, such as a stall of this process.
@@ -77,7 +78,7 @@ class Sent:
 class Load:
     """One replica, as this process sees it."""
 
-    def __init__(self, slowness: float = 1.0) -> None:
+    def __init__(self, slowness: float = 1.0, now: float = -math.inf) -> None:
         self.connection = Connection.CONNECTING
         self.silent = False
         """It does not answer at all: see `gateway.models.liveness`."""
@@ -88,7 +89,7 @@ class Load:
         self.answers = 0
         self._worked_at = -math.inf  # the last result; a refusal or an answer from memory is none
         self._slowness = slowness
-        self._measured_at = -math.inf
+        self._measured_at = now
 
     @property
     def oldest(self) -> Sent | None:
@@ -155,6 +156,7 @@ class Balance:
 
     def __init__(self) -> None:
         self._usual_s = [0.0] * _SIZES
+        self._answers = [0] * _SIZES
         self._turn = 0
         self._asked = 0
 
@@ -194,7 +196,8 @@ class Balance:
             took_s, usual_s = now - sent.at, self._usual_s[sent.size]
             if usual_s:
                 load.measured(took_s / usual_s, now)
-            self._usual_s[sent.size] = usual_s + _USUAL_GAIN * (took_s - usual_s) if usual_s else took_s
+            self._answers[sent.size] += 1
+            self._usual_s[sent.size] += max(_USUAL_GAIN, 1 / self._answers[sent.size]) * (took_s - usual_s)
 
     def failed(self, load: Load, sent: Sent, now: float, pause_s: float | None = None) -> None:
         """Notes a call that ended without a result. With `pause_s`, the replica itself has refused it.
@@ -216,4 +219,4 @@ class Balance:
 def newcomer(loads: Sequence[Load], now: float) -> Load:
     """The load of a new replica: as slow as the pool's median, until it has answered."""
     known = sorted(load.slowness(now) for load in loads)
-    return Load(known[len(known) // 2] if known else 1.0)
+    return Load(known[len(known) // 2] if known else 1.0, now)

@@ -91,7 +91,7 @@ def test_small_calls_count_more_than_their_tokens() -> None:
     for _ in range(20):
         pool.balance.sent(many.load, 10, 0.0)
     pool.balance.sent(one.load, 200, 0.0)
-    assert pool.balance.choose(pool.replicas, 10, 0.0) is one
+    assert all(pool.balance.choose(pool.replicas, 10, 0.0) is one for _ in range(4))
 
 
 @pytest.mark.parametrize("every_s", [0.05, 0.01, 0.0085])
@@ -125,9 +125,12 @@ def test_a_slow_replica_works_in_proportion_to_its_speed_when_all_are_needed() -
 def test_one_accident_is_not_held_against_a_replica() -> None:
     pool = three()
     pool.run(5, 0.01)
+    pool.pass_until(pool.now + 1)
     load = pool.replicas[2].load
     sent = pool.balance.sent(load, 100, pool.now - 10.0)
     pool.balance.answered(load, sent, pool.now)
+    assert load.slowness(pool.now) > 1.1
+    pool.run(2, 0.01)
     pool.run(3, 0.01)
     assert pool.counts["c"] > 0.25 * pool.counts.total()
 
@@ -168,6 +171,19 @@ def test_one_that_stops_answering_gets_no_calls_soon() -> None:
     assert pool.counts["c"] == 0
 
 
+def test_a_long_call_does_not_make_a_replica_slow_that_answers_others() -> None:
+    pool = Pool(Replica("a"))
+    pool.run(2, 0.1)
+    load = pool.replicas[0].load
+    pool.balance.sent(load, 100, pool.now)
+    for _ in range(20):
+        sent = pool.balance.sent(load, 100, pool.now)
+        pool.now += 0.02
+        pool.balance.answered(load, sent, pool.now)
+    assert load.slowness(pool.now) < 2
+    assert load.slowness(pool.now + 0.5) > 10
+
+
 def test_answers_that_are_no_results_do_not_hide_that_it_is_stuck() -> None:
     pool = three()
     pool.run(5, 0.01)
@@ -188,6 +204,11 @@ def test_a_new_replica_is_used_at_once_and_not_flooded() -> None:
     pool.replicas[2].load.connection = Connection.READY
     pool.run(0.3, 0.01)
     assert 5 <= pool.counts["new"] <= 15
+
+
+def test_a_newcomer_is_as_slow_as_the_median() -> None:
+    loads = [Load(slowness, 0.0) for slowness in (1.0, 50.0, 2.0)]
+    assert newcomer(loads, 0.0).slowness(0.0) == pytest.approx(2.0)
 
 
 def test_a_newcomer_to_nobody_is_as_usual() -> None:
@@ -284,6 +305,8 @@ def test_an_answer_from_memory_says_nothing_about_speed() -> None:
     pool = three()
     pool.run(5, 0.01)
     load = pool.replicas[0].load
+    pool.pass_until(pool.now + 1)
+    pool.balance.sent(load, 100, pool.now)
     before = load.slowness(pool.now)
     sent = pool.balance.sent(load, 0, pool.now)
     pool.balance.answered(load, sent, pool.now + 9)
