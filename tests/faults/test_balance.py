@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from services.runtime.errors import NotReady, ReplicaFull
 from services.runtime.telemetry.names import AnswerKind, Attempt, ReplicaState
 from tests.support.gateway import Running, running
+from tests.support.proxy import proxy
 from tests.support.redis import free_port
 from tests.support.serving import PlainSettings, failure, rich_status, serving
 from tests.support.waiting import until, until_available
@@ -293,6 +294,30 @@ async def test_a_pool_that_is_full_is_not_asked_three_times() -> None:
             assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         asked = sum(len(worker.requests) for worker in workers)
         assert asked <= 1.1 * (calls + 1) + 100 + 10 * (time.monotonic() - began)
+
+
+async def test_a_lost_connection_to_the_only_replica_is_made_again() -> None:
+    worker = EmbedWorker()
+    async with (
+        serving(worker) as served,
+        proxy(int(served.address.rpartition(":")[2])) as way,
+        running(embed_target=f"127.0.0.1:{way.port}") as gateway,
+    ):
+        await embed(gateway, "before")
+        way.lose_reply(b"marked")
+        await embed(gateway, "marked")
+        assert worker.texts == ["before", "marked", "marked"]
+        assert attempts(gateway)[Attempt.RETRY] == 1
+
+
+async def test_what_a_server_has_retried_itself_is_not_retried() -> None:
+    """A gateway in front of a gateway, which has no workers."""
+    async with running(no_embed=True) as back, running(embed_target=back.served.address) as front:
+        await usable(front, 1)
+        before = attempts(back)[Attempt.FIRST]
+        assert (await failure(embed(front, "text", timeout=20))).code() is grpc.StatusCode.UNAVAILABLE
+        assert attempts(back)[Attempt.FIRST] > before
+        assert attempts(front)[Attempt.RETRY] == 0
 
 
 @pytest.mark.parametrize("problem", [ReplicaFull(0.01), NotReady("draining")])
