@@ -23,10 +23,8 @@ from typing import Protocol, TypeVar
 _CALL_TOKENS = 32
 # Weight of an answer in the moving average of a replica's slowness, and of what the pool needs for as much work; the
 # first answers have more.
-_SLOWNESS_GAIN = 0.2
+_SLOWNESS_GAIN = 0.4
 _USUAL_GAIN = 0.05
-# One answer counts as no more than so many times the average: it may be an accident, such as a stall of this process.
-_OUTLIER = 4.0
 # Differences up to this are noise: such replicas are compared by their load alone.
 _NOISE = 1.5
 # Time constant of the fading of slowness.
@@ -88,7 +86,7 @@ class Load:
         self.unanswered: dict[Sent, None] = {}  # the oldest first
         self.answers = 0
         self._worked_at = -math.inf  # the last result; a refusal or an answer from memory is none
-        self._slowness = slowness
+        self._slowness = self._last = slowness
         self._measured_at = now
 
     @property
@@ -134,10 +132,15 @@ class Load:
         self._worked_at = now
 
     def measured(self, slowness: float, now: float) -> None:
-        """Takes a call's slowness into the average."""
+        """Takes a call's slowness into the average.
+
+        One that is slower than the average counts only as far as the one before was, too: a single one may be an
+        accident, such as a stall of this process.
+        """
         faded = 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
-        self._slowness = faded + _SLOWNESS_GAIN * (min(slowness, _OUTLIER * faded) - faded)
-        self._measured_at = now
+        counted = min(slowness, max(faded, self._last))
+        self._slowness = faded + _SLOWNESS_GAIN * (counted - faded)
+        self._last, self._measured_at = slowness, now
 
 
 class Loaded(Protocol):

@@ -129,8 +129,6 @@ def test_one_accident_is_not_held_against_a_replica() -> None:
     load = pool.replicas[2].load
     sent = pool.balance.sent(load, 100, pool.now - 10.0)
     pool.balance.answered(load, sent, pool.now)
-    assert load.slowness(pool.now) > 1.1
-    pool.run(2, 0.01)
     pool.run(3, 0.01)
     assert pool.counts["c"] > 0.25 * pool.counts.total()
 
@@ -286,13 +284,15 @@ def test_a_failure_at_once_does_not_make_a_replica_look_fast() -> None:
     assert load.slowness(pool.now) == pytest.approx(before)
 
 
-def test_a_call_that_was_given_up_late_makes_it_slow() -> None:
+def test_calls_that_were_given_up_late_make_it_slow() -> None:
     pool = three()
     pool.run(5, 0.01)
     load = pool.replicas[0].load
-    sent = pool.balance.sent(load, 100, pool.now)
-    pool.balance.failed(load, sent, pool.now + 1.0)
-    assert load.slowness(pool.now + 1.0) > 1.5
+    for _ in range(2):
+        sent = pool.balance.sent(load, 100, pool.now)
+        pool.now += 1.0
+        pool.balance.failed(load, sent, pool.now)
+    assert load.slowness(pool.now) > 10
 
 
 def test_questions_go_to_all_in_turn_whatever_their_load() -> None:
