@@ -43,9 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)} (default: all but soak)"
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, help="length of each load (default 6 to 12 s; of soak 1800 s; publish 60 s or more)"
+        "--seconds", type=float, help="length of each load (default 5 to 12 s; of soak 1800 s; publish 60 s or more)"
     )
     parser.add_argument("--kinds", default="embed,rerank,inline,search", help="kinds of calls of `overload`")
+    parser.add_argument("--factors", default="2,4", help="multiples of the capacity of `overload` (default 2,4)")
+    parser.add_argument("--deadlines", default="1,5", help="deadlines in seconds of `overload` (default 1,5)")
     parser.add_argument("--repeats", type=int, default=1, help="run everything so many times (default 1)")
     parser.add_argument("--texts", type=int, default=30_000_000, help="empty texts in a message (default 30000000)")
     parser.add_argument(
@@ -74,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         one = Run(
             emit, output.note, arguments.seconds, dict(word.split("=", 1) for word in arguments.set),
             seed=1000 * repeat, texts=arguments.texts, kinds=tuple(arguments.kinds.split(",")),
+            factors=_numbers(arguments.factors), deadlines=_numbers(arguments.deadlines),
         )  # fmt: skip
         for name in names:
             try:
@@ -83,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
                 output.note(f"{name} could not run: {error}")
     output.finish(_table(lines))
     return 1 if broken else 0
+
+
+def _numbers(words: str) -> tuple[float, ...]:
+    return tuple(map(float, words.split(",")))
 
 
 def _table(lines: Sequence[Mapping[str, object]]) -> Table:

@@ -33,9 +33,9 @@ RETRIES = {
 ONCE: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 
-def channel(target: str, config: dict[str, Any]) -> grpc.aio.Channel:
-    """A channel with connections of its own to every address of `target`."""
-    options: list[tuple[str, Any]] = [
+def options(config: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Of a channel with connections of its own to every address of its target, which are soon tried again."""
+    return [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", -1),
@@ -44,7 +44,11 @@ def channel(target: str, config: dict[str, Any]) -> grpc.aio.Channel:
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.service_config", json.dumps(config)),
     ]
-    return grpc.aio.insecure_channel(target, options)
+
+
+def channel(target: str, config: dict[str, Any]) -> grpc.aio.Channel:
+    """A channel with these options."""
+    return grpc.aio.insecure_channel(target, options(config))
 
 
 def target(addresses: Iterable[str]) -> str:

@@ -2,25 +2,23 @@
 
 import threading
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 
-from bench.reliability.calls import COLLECTION, RETRIES
+from bench.reliability.calls import COLLECTION, RETRIES, options
 from bench.texts import Writer
 from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from winnow_cli.ingest import upsert_documents
 
 _GROUP = 10  # documents of a stream
+_PAUSE_S = 0.02
 _SECONDS = 60.0
 
 
 def stub(target: str) -> retrieval_pb2_grpc.RetrievalServiceStub:
     """The service behind `target`, with the retries of any good client."""
-    import json
-
-    options: list[tuple[str, Any]] = [("grpc.service_config", json.dumps(RETRIES)), ("grpc.enable_http_proxy", 0)]
-    return retrieval_pb2_grpc.RetrievalServiceStub(grpc.insecure_channel(target, options))
+    return retrieval_pb2_grpc.RetrievalServiceStub(grpc.insecure_channel(target, options(RETRIES)))
 
 
 def fill(target: str, count: int = 200, words: int = 15) -> None:
@@ -72,24 +70,25 @@ class Upserts:
         return int(found) - before - self.acknowledged
 
     def _run(self) -> None:
-        while not self._ended.wait(0.02) or self._unfinished:
+        documents: list[retrieval_pb2.Document] = []
+        while documents or not self._ended.wait(_PAUSE_S):
             first = self._first + self.acknowledged
-            documents = [_document(number, 15) for number in range(first, first + _GROUP)]
-            try:
-                report = upsert_documents(self._service, COLLECTION, documents, timeout=_SECONDS)
-            except grpc.RpcError as error:
-                self.failed += 1
-                self.error = f"{error.code().name}: {error.details()}"
-            else:
-                self.failed += report.failed
-                if report.errors:
-                    self.error = report.errors[0][1]
-                self._unfinished = report.failed > 0
-                self.acknowledged += 0 if report.failed else _GROUP
-                continue
-            self._unfinished = True
+            documents = documents or [_document(number, 15) for number in range(first, first + _GROUP)]
+            if self._stored(documents):
+                self.acknowledged += len(documents)
+                documents = []
 
-    _unfinished = False
+    def _stored(self, documents: list[retrieval_pb2.Document]) -> bool:
+        """Whether all of them were acknowledged."""
+        try:
+            report = upsert_documents(self._service, COLLECTION, documents, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            self.failed += 1
+            self.error = f"{error.code().name}: {error.details()}"
+            return False
+        self.failed += report.failed
+        self.error = report.errors[0][1] if report.errors else self.error
+        return not report.failed
 
 
 def _document(number: int, words: int) -> retrieval_pb2.Document:

@@ -9,12 +9,18 @@ from bench.reliability.outcomes import Outcome
 
 
 def capacity(outcomes: Sequence[Outcome], settled_s: float) -> float:
-    """Answers per second of a closed loop, from the first answer after `settled_s` to the last before the end."""
+    """Answers per second of a closed loop, from the first answer after `settled_s` to the last before its calls end.
+
+    If that is no more than one batch, of all answers since the beginning.
+    """
     until = max((outcome.at for outcome in outcomes), default=0.0)
-    ends = sorted(end for outcome in outcomes if outcome.ok and settled_s <= (end := _end(outcome)) <= until)
+    every = sorted(_end(outcome) for outcome in outcomes if outcome.ok)
+    ends = [end for end in every if settled_s <= end <= until]
     # The calls of a batch end together: what ends with the first of them is not of the time that is measured.
     after = [end for end in ends if end > ends[0] + 0.01]
-    return len(after) / (after[-1] - ends[0]) if after else 0.0
+    if after:
+        return len(after) / (after[-1] - ends[0])
+    return len(every) / every[-1] if every else 0.0
 
 
 def goodput(outcomes: Iterable[Outcome], begun: float, ended: float, deadline: float) -> float:
@@ -27,6 +33,11 @@ def percentile(values: Iterable[float], percent: float) -> float | None:
     """None if there are no values."""
     found = list(values)
     return float(np.percentile(found, percent)) if found else None
+
+
+def before(outcomes: Iterable[Outcome], moment: float) -> list[float]:
+    """Latencies of the calls that had ended by then."""
+    return [outcome.latency for outcome in outcomes if _end(outcome) < moment]
 
 
 def success(outcomes: Iterable[Outcome], begun: float = 0.0, ended: float = float("inf")) -> float | None:

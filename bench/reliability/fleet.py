@@ -187,6 +187,9 @@ class Fleet:
         if isinstance(model, Path):
             environment.setdefault(f"{kind.upper()}_MODEL", str(model))
             return _Member([*python_module(f"services.{kind}")], environment)
+        # It hardly computes, and threads of several workers would only wait for each other.
+        environment.setdefault(f"{kind.upper()}_THREADS", "1")
+        environment.setdefault(f"{kind.upper()}_DTYPE", "float32")  # the same on all: no probe decides
         return _Member([*python_module("bench.reliability.paced_worker"), kind, str(model)], environment)
 
     def _gateway(self, name: str) -> _Member:

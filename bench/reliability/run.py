@@ -18,6 +18,7 @@ _BOUNDS: dict[str, Callable[[float, float], bool]] = {
 }  # fmt: skip
 # Documents of a call, so that a worker computes some 20 to 60 calls per second at the paces of `fleet`.
 DOCUMENTS = {"embed": 1, "rerank": 20, "inline": 6, "search": 20}
+_CAPACITY_LEAST_S, _CAPACITY_MOST_S = 2.0, 10.0
 _CLOSED_LOOP = 48  # calls in flight per replica: two full batches of embedded texts
 
 
@@ -60,7 +61,7 @@ class Run:
     def capacity(self, fleet: Fleet, kind: str, **words: Any) -> float:
         """Calls per second that the fleet answers if as many as it takes are always in flight."""
         replicas = sum(name.startswith("embed") for name in fleet.workers)
-        seconds = self.seconds(6.0)
+        seconds = min(_CAPACITY_MOST_S, max(_CAPACITY_LEAST_S, self.seconds(5.0)))
         plan = self.plan(
             fleet, kind, concurrency=_CLOSED_LOOP * replicas, seconds=seconds, seed=self.seed + 70_000, **words
         )

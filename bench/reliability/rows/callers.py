@@ -39,7 +39,7 @@ def empty_texts(run: Run) -> None:
             result = load.result()
         time.sleep(_SETTLED_S)
         after = fleet.usage("gateway-0")
-    idle = figures.percentile((one.latency for one in result.outcomes if one.at < begun), 99)
+    idle = figures.percentile(figures.before(result.outcomes, begun), 99)
     beside = figures.percentile((one.latency for one in result.outcomes if begun <= one.at < ended), 99)
     run.line(
         "empty-texts", f"{_FLOODS} messages of {run.texts} empty texts from a stranger",

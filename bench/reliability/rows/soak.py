@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,12 +15,12 @@ from bench.reliability.rows.rolling import restart_all
 from bench.reliability.run import ALWAYS, Run, common
 
 SECONDS = 1800.0
-_CAPACITY_S = 6.0
 _DEADLINE_S = 10.0
 # Two of the four kinds need the embed workers and two the rerank workers.
 _SHARE = 0.25
-# Restarts happen in the first part, and slopes are those of what follows: of processes as they run on.
-_ROLLING, _REDIS, _STEADY = 0.1, 0.3, 0.35
+# Restarts happen first, and slopes are those of what follows: of processes as they run on.
+_ROLLING, _REDIS, _STEADY, _SAMPLED = 0.1, 0.3, 0.35, 0.65  # of the whole; a restart may take longer
+_LONGEST_S = 600.0  # of the restarts, and so of the load beyond what is asked for
 _BLOCKS = 30  # means of so many periods are regressed: samples of one process close in time are alike
 _NOISE = 3.0  # standard errors
 # So that the cache is full before the slopes are taken: it may grow up to this.
@@ -44,8 +43,9 @@ def soak(run: Run) -> None:
         fill(fleet.target("gateway"))
         loading = {}
         for kind in KINDS:
-            rate = _SHARE * replace(run, given_seconds=min(_CAPACITY_S, seconds)).capacity(fleet, kind)
-            plan = run.plan(fleet, kind, steps=[(seconds, rate)], timeout=_DEADLINE_S, retries=True)
+            rate = _SHARE * run.capacity(fleet, kind)
+            steps = [(seconds + _LONGEST_S, rate)]
+            plan = run.plan(fleet, kind, steps=steps, timeout=_DEADLINE_S, retries=True, until_told=True)
             loading[kind] = loads.enter_context(Load(plan))
         for load in loading.values():
             load.begin()
@@ -54,9 +54,12 @@ def soak(run: Run) -> None:
         load.at(_REDIS * seconds)
         fleet.restart("redis")
         load.at(_STEADY * seconds)
-        samples = _samples(fleet, load, seconds)
+        steady = load.elapsed()
+        samples = _samples(fleet, load, steady + _SAMPLED * seconds)
+        for load in loading.values():
+            load.end()
         results = {kind: load.result() for kind, load in loading.items()}
-    grown = {kind: _of_latency(result, _STEADY * seconds) for kind, result in results.items()}
+    grown = {kind: _of_latency(result, steady) for kind, result in results.items()}
     for name, figure in _MEMORY.items():
         growth = {member: _of_usage(samples, member, figure) for member in samples[0][1]}
         _line(run, f"{name} of each process, per hour", growth, {}, {})
@@ -65,13 +68,14 @@ def soak(run: Run) -> None:
         _line(run, f"{kind}: latency, seconds per hour", {"latency": grown[kind]}, measured, ALWAYS)
 
 
-def _samples(fleet: Fleet, load: Load, seconds: float) -> list[Sample]:
-    """Once a second, or ten times as often in a short run."""
+def _samples(fleet: Fleet, load: Load, until: float) -> list[Sample]:
+    """Some hundred of them, at least one a second."""
     found: list[Sample] = []
     names = [*fleet.workers, *fleet.gateways]
-    while (now := load.elapsed()) < seconds:
+    pause = min(1.0, (until - load.elapsed()) / 200)
+    while (now := load.elapsed()) < until:
         found.append((now, {name: fleet.usage(name) for name in names}))
-        time.sleep(min(1.0, seconds / 200))
+        time.sleep(pause)
     return found
 
 
