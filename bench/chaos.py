@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
+import grpc
 from rich.table import Table
 
 from bench import machine
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in names:
             try:
                 ROWS[name](one)
-            except (StartError, RuntimeError, OSError) as error:  # the other rows tell what they can
+            except (StartError, RuntimeError, OSError, grpc.RpcError) as error:  # the other rows tell what they can
                 broken += 1
                 output.note(f"{name} could not run: {error}")
     output.finish(_table(lines))

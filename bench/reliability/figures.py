@@ -94,11 +94,11 @@ def slope(moments: Sequence[float], values: Sequence[float]) -> tuple[float, flo
     """Growth per hour by linear regression, and its standard error."""
     if len(moments) < 3:
         return 0.0, float("inf")
-    hours = np.asarray(moments) / 3600.0
+    hours, grown = np.asarray(moments) / 3600.0, np.asarray(values) - values[0]  # what never changes is exactly 0
     centred = hours - hours.mean()
     spread = float((centred**2).sum())
-    growth = float((centred * np.asarray(values)).sum()) / spread
-    left = np.asarray(values) - np.mean(values) - growth * centred
+    growth = float((centred * grown).sum()) / spread
+    left = grown - grown.mean() - growth * centred
     return growth, float(np.sqrt((left**2).sum() / (len(hours) - 2) / spread))
 
 

@@ -104,7 +104,7 @@ def _regressed(moments: list[float], values: list[float]) -> tuple[float, float]
     """The slope of the means of `_BLOCKS` periods."""
     blocks = min(_BLOCKS, len(moments))
     means = [
-        (float(np.mean(part)), float(np.mean(numbers)))
-        for part, numbers in zip(np.array_split(moments, blocks), np.array_split(values, blocks), strict=True)
+        [float(part.mean()) for part in np.array_split(numbers, blocks)]
+        for numbers in (np.asarray(moments), np.asarray(values) - values[0])  # what never changes is exactly 0
     ]
-    return figures.slope([moment for moment, _ in means], [value for _, value in means])
+    return figures.slope(*means)

@@ -76,6 +76,7 @@ def test_slope_is_growth_per_hour_with_its_error() -> None:
     noisy = [100 + (-1) ** number for number in range(60)]
     growth, error = figures.slope(moments, noisy)
     assert abs(growth) < 2 * error
+    assert figures.slope(moments, [10.1] * 60) == (0.0, 0.0)
     assert figures.slope([0.0, 1.0], [0.0, 1.0])[1] == math.inf
 
 
