@@ -13,7 +13,7 @@ import grpc
 from rich.table import Table
 
 from bench import machine
-from bench.reliability.rows import callers, dependencies, overload, replicas, rolling, soak
+from bench.reliability.rows import callers, dependencies, hostile, overload, replicas, rolling, soak
 from bench.reliability.run import Run
 from bench.report import Report
 from deploy.local.process import StartError
@@ -33,6 +33,7 @@ ROWS: dict[str, Callable[[Run], None]] = {
     "faults-redis": dependencies.faults_redis,
     "empty-texts": callers.empty_texts,
     "greedy": callers.greedy,
+    "hostile": hostile.hostile,
     "soak": soak.soak,
 }
 _ONLY_BY_NAME = {"soak"}
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadlines", default="1,5", help="deadlines in seconds of `overload` (default 1,5)")
     parser.add_argument("--repeats", type=int, default=1, help="run everything so many times (default 1)")
     parser.add_argument("--texts", type=int, default=30_000_000, help="empty texts in a message (default 30000000)")
+    parser.add_argument("--requests", type=int, default=5_000, help="hostile ones (default 5000; publish 50000)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the processes, to compare with"
     )
@@ -76,8 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         one = Run(
             emit, output.note, arguments.seconds, dict(word.split("=", 1) for word in arguments.set),
-            seed=1000 * repeat, texts=arguments.texts, kinds=tuple(arguments.kinds.split(",")),
-            factors=_numbers(arguments.factors), deadlines=_numbers(arguments.deadlines),
+            seed=1000 * repeat, texts=arguments.texts, requests=arguments.requests,
+            kinds=tuple(arguments.kinds.split(",")), factors=_numbers(arguments.factors),
+            deadlines=_numbers(arguments.deadlines),
         )  # fmt: skip
         for name in names:
             try:

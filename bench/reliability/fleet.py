@@ -146,6 +146,14 @@ class Fleet:
         """SIGCONT."""
         self._signal(self._processes[name], signal.SIGCONT)
 
+    def running(self, name: str) -> bool:
+        """Whether a member has not ended."""
+        return self._processes[name].running
+
+    def metrics_address(self, name: str) -> str:
+        """Where a member's metrics are read."""
+        return self._processes[name].metrics_address()
+
     def usage(self, name: str) -> Usage:
         """What a member holds now."""
         folder = Path(f"/proc/{self._processes[name].pid}")

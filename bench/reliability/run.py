@@ -24,7 +24,8 @@ _CLOSED_LOOP = 48  # calls in flight per replica: two full batches of embedded t
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`given_seconds` overrides the length of every load. `settings` are those of the processes; `texts`: of a flood.
+    """`given_seconds` overrides the length of every load. `settings` are those of the processes; `texts`: of a flood;
+    `requests`: hostile ones.
 
     `emit` is called with each line. `kinds` and `factors` limit the cells of the overload rows.
     """
@@ -35,6 +36,7 @@ class Run:
     settings: Mapping[str, str] = field(default_factory=dict)
     seed: int = 1
     texts: int = 30_000_000
+    requests: int = 5_000
     kinds: tuple[str, ...] = KINDS
     factors: tuple[float, ...] = (2.0, 4.0)
     deadlines: tuple[float, ...] = (1.0, 5.0)
