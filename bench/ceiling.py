@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from services.engine.host import cpus
-from services.engine.layers.linear import Linear, LinearFormat, dense, packed_fp16
+from services.engine.layers.linear import Linear, LinearFormat, dense, packed_fp16, packed_int8
 from services.engine.models.qwen3.config import ModelConfig
 
 _LAYERS = 4  # distinct weights, so that caches hold no more of them than of a model's
@@ -69,11 +69,12 @@ class Products:
 
     def __init__(self, config: ModelConfig, format: str) -> None:
         torch.set_num_threads(cpus())
-        self._dtype: torch.dtype = getattr(torch, format)
+        dtype: torch.dtype = getattr(torch, format)
+        self._inputs_dtype = torch.float32 if dtype == torch.int8 else dtype
         self._flops_per_row = float(sum(2 * rows * columns for rows, columns in weights(config).values())) * _LAYERS
         probes = [
             (self._time(layers, inputs) / count, layers, inputs)
-            for linear in ways(self._dtype)
+            for linear in ways(dtype)
             for layers in [self._build(config, linear)]
             for count in _ROWS
             for inputs in [self._inputs(config, count)]
@@ -98,7 +99,7 @@ class Products:
     def _inputs(self, config: ModelConfig, rows: int) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(1)
         return {
-            name: torch.randn(rows, columns, generator=random).to(self._dtype)
+            name: torch.randn(rows, columns, generator=random).to(self._inputs_dtype)
             for name, (_, columns) in weights(config).items()
         }
 
@@ -143,7 +144,10 @@ def ceiling(config: ModelConfig, device: str, format: str) -> Ceiling:
 
 
 def ways(dtype: torch.dtype) -> list[LinearFormat]:
-    """All ways to multiply in a format: plain weights, weights packed once by oneDNN and, for float32, FBGEMM's."""
+    """All ways to multiply in a format: plain weights, weights packed once by oneDNN and, for float32, FBGEMM's. int8:
+    the engine's own, with the time of quantising."""
+    if dtype == torch.int8:
+        return [packed_int8]
     ways = [dense(torch.device("cpu"), dtype)]
     if dtype in (torch.float32, torch.bfloat16) and _mkldnn_packs():
         ways.append(_packed(dtype))

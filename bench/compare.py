@@ -20,7 +20,7 @@ Numbers = npt.NDArray[np.floating]
 Distance = Callable[[Numbers, Numbers], float]
 Losses = dict[Subject, float]
 
-FORMATS = ("float32", "bfloat16", "float16")
+FORMATS = ("float32", "bfloat16", "float16", "int8")
 # What subjects are told besides what they choose themselves. No one runs float32 on a card.
 _TOLD = {"cpu": ["float32", "bfloat16"], "cuda": ["bfloat16"]}
 

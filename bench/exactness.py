@@ -16,7 +16,7 @@ from services.engine.errors import EngineError
 from services.engine.types import Ids, Vector
 
 _TEXTS = 48
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 # The most that rounding explains: 1 - cosine of vectors, difference of probabilities.
 _MOST: dict[Role, float] = {"embed": 1e-2, "rerank": 5e-2}
 _UNITS: dict[Role, str] = {"embed": "1 - cos", "rerank": "probability"}
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench exactness`."""
     checkpoints.add_arguments(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--dtypes", default="bfloat16,float16", help="of float32, bfloat16, float16")
+    parser.add_argument("--dtypes", default="bfloat16,float16", help="of float32, bfloat16, float16, int8")
     parser.add_argument("--texts", type=int, default=_TEXTS, help=f"and as many pairs (default {_TEXTS})")
     report.add_arguments(parser)
 

@@ -2,7 +2,7 @@
 
 Products and attention add in an order that depends on the shape of the step, so a text's numbers differ in their last
 digits from step to step. Here every text is computed alone, and all of them together in the steps that the scheduler
-packs of mixed requests; the rankings are then compared.
+packs of mixed requests; the rankings are then compared. So are those of each further number format with the first's.
 """
 
 import argparse
@@ -79,7 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Count every model, file, device and number format, print the table."""
     devices = _devices(arguments)
     output = Report(arguments, "invariance", devices[-1])
-    table = Table(title="queries whose 10 best documents change between alone and in batches", title_justify="left")
+    table = Table(
+        title="queries whose 10 best documents change between alone and in batches, or between formats",
+        title_justify="left",
+    )
     for name in (
         "model",
         "texts",
@@ -100,11 +103,16 @@ def run(arguments: argparse.Namespace) -> int:
                 chosen = checkpoints.named(name, tokenizer=arguments.tokenizer, cache=arguments.cache)
                 embed, rerank = checkpoints.prepare(chosen, "embed"), checkpoints.prepare(chosen, "rerank")
                 for device in devices:
+                    first: Scores | None = None
                     for format in arguments.formats:
                         with output.progress() as progress:
                             candidates = min(size.candidates, len(texts.documents))
-                            work = _measure(texts, embed, rerank, device, format, candidates, progress)
-                            found = asyncio.run(work)
+                            work = _measure(texts, embed, rerank, device, format, candidates, first, progress)
+                            scores = asyncio.run(work)
+                        found = scores.changes()
+                        if first:
+                            found |= scores.changes_from(first, arguments.formats[0])
+                        first = first or scores
                         for by, changes in found.items():
                             line = {"bench": "invariance", "model": name, "texts": file.stem, "device": device}
                             output.add(line | {"format": format, "by": by} | asdict(changes))
@@ -127,10 +135,31 @@ def read(file: Path, size: Size) -> Texts:
     return Texts(found.queries, documents[: size.documents])
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """By vectors, and of each query's `best` documents by reranking: of texts alone and in batches."""
+
+    embed: tuple[Numbers, Numbers]
+    rerank: tuple[Numbers, Numbers]
+    best: npt.NDArray[np.int64]
+
+    def changes(self) -> dict[str, metrics.Changes]:
+        """Between alone and in batches."""
+        return {"embed": metrics.changes(*self.embed), "rerank": metrics.changes(*self.rerank)}
+
+    def changes_from(self, first: "Scores", name: str) -> dict[str, metrics.Changes]:
+        """Between the format of that name and this one, both alone."""
+        return {
+            f"embed, from {name}": metrics.changes(first.embed[0], self.embed[0]),
+            f"rerank, from {name}": metrics.changes(first.rerank[0], self.rerank[0]),
+        }
+
+
 async def _measure(
-    texts: Texts, embed: Path, rerank: Path, device: str, format: str, candidates: int, progress: Progress
-) -> dict[str, metrics.Changes]:
-    """Of the order by vectors, and of the reranked order of each query's best candidates."""
+    texts: Texts, embed: Path, rerank: Path, device: str, format: str, candidates: int, first: Scores | None,
+    progress: Progress,
+) -> Scores:  # fmt: skip
+    """Reranks what is best by vectors, those of the `first` format if there is one."""
     embedder = EmbedEngine.load(settings(embed, device, format=format))
     _start(embedder)
     try:
@@ -138,8 +167,8 @@ async def _measure(
         together = await _similarities(embedder, texts, _REQUEST, len(texts.queries) + len(texts.documents), progress)
     finally:
         embedder.close()
-    found = {"embed": metrics.changes(alone, together)}
-    best = metrics.best(alone, candidates)
+    cosines = alone, together
+    best = first.best if first else metrics.best(alone, candidates)
     reranker = RerankEngine.load(settings(rerank, device, format=format))
     _start(reranker)
     try:
@@ -147,7 +176,7 @@ async def _measure(
         together = await _scores(reranker, texts, best, candidates, _TOGETHER, progress)
     finally:
         reranker.close()
-    return found | {"rerank": metrics.changes(alone, together)}
+    return Scores(cosines, (alone, together), best)
 
 
 def _start(engine: EmbedEngine | RerankEngine) -> None:

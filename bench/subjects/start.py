@@ -53,7 +53,7 @@ class Starter:
         own = self._load(name, None)
         yield from self._at_each_size(name, own, default=True)
         for format in self._formats:
-            if format != own.format:
+            if format != own.format and (format != "int8" or name == "winnow"):  # int8 of peers: see INT8
                 yield from self._at_each_size(name, self._load(name, format), default=False)
 
     def reference(self, subjects: Sequence[Subject]) -> Model:

@@ -35,7 +35,7 @@ _BULK_S, _BULK_TOKENS = 0.5, 512
 # Below this a step is bound by reading weights or launching kernels: tokens are nearly free.
 _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
 # Distance between two outputs for one text that rounding may explain; a wrong mask or position moves them much more.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.int8: 5e-2}
 _WARM_UP_TOKENS = (6, 24, 256)  # of a batch; and a full batch, if it takes less than so many seconds
 _WARM_UP_S, _WARM_UP_TEXT = 1.0, 64
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."

@@ -5,9 +5,9 @@ import logging
 import torch
 
 from services.engine.errors import CheckpointError
-from services.engine.layers.linear import gain_of_16_bits
+from services.engine.layers.linear import gain, has_int8
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
 # So much faster its products have to be for bfloat16 to be chosen on a CPU. It costs digits, and a gain so large is a
 # processor's matrix unit, not noise: replicas on equal machines choose alike.
@@ -32,6 +32,8 @@ def choose(named: torch.dtype | None, device: torch.device, sample: torch.Tensor
     """
     if device.type == "cpu":
         return _on_cpu(named, sample)
+    if named == torch.int8:
+        raise CheckpointError("dtype int8: int8 is computed on the CPU only; set bfloat16, float16 or auto")
     if named == torch.float32:
         raise CheckpointError("dtype float32: attention on CUDA computes in 16 bits; set bfloat16, float16 or auto")
     if named is None:
@@ -44,13 +46,15 @@ def choose(named: torch.dtype | None, device: torch.device, sample: torch.Tensor
 def _on_cpu(named: torch.dtype | None, sample: torch.Tensor) -> torch.dtype:
     if named == torch.float32 or (named is None and sample.dtype != torch.bfloat16):
         return torch.float32
-    gain = gain_of_16_bits(sample, named or torch.bfloat16)
+    if named == torch.int8 and not has_int8():
+        raise CheckpointError("dtype int8: this processor has no exact int8 products; set float32, bfloat16 or auto")
+    factor = gain(sample, named or torch.bfloat16)
     if named is None:
-        chosen = torch.bfloat16 if gain >= _GAIN else torch.float32
-        log.info("products in bfloat16 are %.1f times as fast here as in float32: %s", gain, _name(chosen))
+        chosen = torch.bfloat16 if factor >= _GAIN else torch.float32
+        log.info("products in bfloat16 are %.1f times as fast here as in float32: %s", factor, _name(chosen))
         return chosen
-    if gain < 1:
-        log.warning("%s is %.1f times as fast here as float32; auto would choose float32", _name(named), gain)
+    if factor < 1:
+        log.warning("%s is %.1f times as fast here as float32; auto would choose float32", _name(named), factor)
     return named
 
 

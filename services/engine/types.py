@@ -43,7 +43,7 @@ class EngineSettings:
     model: str  # a folder in Hugging Face layout, or a hub id
     revision: str | None = None
     device: str = "auto"  # auto | cpu | cuda
-    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16 | int8
     max_tokens: int = 0  # per text, prompt and special tokens included; 0: 8192, or the model's own limit if less
     batch_tokens: int = 0  # per step of the model; 0 picks a size that suits the device
     # Admitted but not yet running, a quarter for interactive requests alone; 0: 32 batches, at least 16 longest texts.

@@ -22,10 +22,11 @@ class WorkerSettings(ProcessSettings):
         None, description="commit or tag of the hub id; empty: its main branch, as it is in the local cache"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of the model; auto: CUDA if available")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="number format; auto: 16 bits on CUDA; on the CPU bfloat16 if the checkpoint is in it and the"
-        " processor multiplies it at least twice as fast (1 - cos to float32 <= 1e-4), otherwise float32",
+        " processor multiplies it at least twice as fast (1 - cos to float32 <= 1e-4), otherwise float32;"
+        " int8: feed-forward products in int8, less exact, on a CPU only",
     )
     max_tokens: int = Field(
         0, ge=0, description="maximum tokens of one text, prompt included; 0: 8192, or the model's own if that is less"

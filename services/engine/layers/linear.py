@@ -16,6 +16,7 @@ MAX_RELATIVE_ERROR = 1e-5
 _PROBE_ROWS = (12, 1024)  # a short query, a full step
 _PROBE_S, _PAIRS = 0.1, 500  # at most, per number of rows
 _MANY_ROWS = 256  # from here on FBGEMM, which reads the weights again for every 100 rows or so, loses its lead
+_INT8, _TINY = 127, 1e-12  # the largest step of a weight or an activation; a row of zeros is divided by this
 
 
 def dense(device: torch.device, dtype: torch.dtype) -> LinearFormat:
@@ -57,6 +58,30 @@ def packed_16_bits(dtype: torch.dtype) -> LinearFormat:
     return build if supported[dtype]() else dense(torch.device("cpu"), dtype)
 
 
+def packed_int8(weight: torch.Tensor) -> Linear:
+    """oneDNN on the CPU: weights in int8 with a scale per output, activations in int8 with a scale per row; exact sums.
+
+    A row's scale is its own, so its result does not depend on the rows beside it. fp32 in and out.
+    """
+    weight = weight.float()
+    scales = weight.abs().amax(1).clamp_min_(_TINY) / _INT8
+    packed = torch.ops.onednn.qlinear_prepack((weight / scales.unsqueeze(1)).round_().to(torch.int8), None)
+    no_shift = torch.zeros(len(weight), dtype=torch.int32)
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        # amax and amin are vectorised; aminmax and vector_norm(inf) take seven times as long as both.
+        largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_()).clamp_min_(_TINY)
+        steps = (x * (_INT8 / largest)).round_().to(torch.int8)
+        # Only unsigned activations have a fast kernel: s + 128 has the bits of s but for the first.
+        unsigned = steps.bitwise_xor_(-128).view(torch.uint8)
+        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            unsigned, 1.0, 128, packed, scales, no_shift, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return y.mul_(largest.div_(_INT8))
+
+    return multiply
+
+
 def by_rows(weight: torch.Tensor) -> Linear:
     """Both: fp16 for few rows, where reading the weights takes the time, and fp32 for many. 6 bytes a weight, not 2."""
     plain, packed = fp32(weight), packed_fp16(weight)
@@ -86,11 +111,21 @@ def choose_cpu_format(sample: torch.Tensor, *, room_for_both: bool) -> LinearFor
     return packed_fp16 if few + many > 0 else fp32
 
 
-def gain_of_16_bits(sample: torch.Tensor, dtype: torch.dtype) -> float:
+def has_int8() -> bool:
+    """Whether `packed_int8` is there and exact: without VNNI or the like, sums of two products may saturate 16 bits."""
+    if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        return False
+    largest = torch.ones(1, 1024)
+    return bool((packed_int8(largest)(largest) - largest.sum()).abs() < 1)
+
+
+def gain(sample: torch.Tensor, dtype: torch.dtype) -> float:
     """How many times faster products in `dtype` are here than the fastest exact ones: for one text or a full step,
     whichever gains less. `sample`: a weight of the model."""
-    exact, rounded = choose_cpu_format(sample, room_for_both=True)(sample), packed_16_bits(dtype)(sample)
-    seconds = [_fastest(exact, x, rounded, x.to(dtype)) for x in _probes(sample)]
+    exact = choose_cpu_format(sample, room_for_both=True)(sample)
+    rounded = (packed_int8 if dtype == torch.int8 else packed_16_bits(dtype))(sample)
+    inputs = torch.float32 if dtype == torch.int8 else dtype
+    seconds = [_fastest(exact, x, rounded, x.to(inputs)) for x in _probes(sample)]
     return min(exact_s / rounded_s for exact_s, rounded_s in seconds)
 
 

@@ -41,7 +41,7 @@ def test_attention_flops_count_each_visible_pair(config: ModelConfig) -> None:
     assert attention_flops(config, [3, 3]) == 2 * attention_flops(config, [3])
 
 
-@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("format", ["float32", "bfloat16", "int8"])
 def test_products_do_the_work_they_say(format: str) -> None:
     shape = SHAPES["tiny"]
     config = ModelConfig.parse(shape)

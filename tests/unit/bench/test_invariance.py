@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.invariance import Size, read
+from bench.invariance import Scores, Size, read
 from bench.metrics import Changes, best, changes
 
 
@@ -29,6 +29,17 @@ def test_changes_among_the_best_alone_count() -> None:
 
 def test_equal_scores_of_a_query_keep_their_order() -> None:
     assert best(np.array([[0.5, 0.5, 0.9, 0.5]]), 3).tolist() == [[2, 0, 1]]
+
+
+def test_a_format_is_compared_with_the_first_alone() -> None:
+    right, swapped = np.array([[0.9, 0.8]]), np.array([[0.8, 0.9]])
+    first = Scores(embed=(right, swapped), rerank=(right, right), best=best(right, 2))
+    other = Scores(embed=(right, right), rerank=(swapped, right), best=first.best)
+    assert {by: found.order for by, found in other.changes().items()} == {"embed": 0, "rerank": 1}
+    assert {by: found.order for by, found in other.changes_from(first, "float32").items()} == {
+        "embed, from float32": 0,
+        "rerank, from float32": 1,
+    }
 
 
 def test_the_documents_of_the_queries_come_first(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def device(
     folder: Path,
     *,
     linear: LinearFormat = fp32,
+    mlp: LinearFormat | None = None,
     elementwise: Elementwise | None = None,
     head: Head = unit_vectors,
     mlp_rows: int = 1024,
@@ -90,7 +91,7 @@ def device(
     family = Qwen3Family(Checkpoint.open(str(folder)))
     config = family.config
     ops = elementwise or InPlace(config.rms_norm_eps)
-    weights = read(config, family.tensors, torch.device("cpu"), ops.residual, linear, LIMIT)
+    weights = read(config, family.tensors, torch.device("cpu"), ops.residual, linear, mlp or linear, LIMIT)
     return Cpu(Qwen3(config, weights, ops, mlp_rows), head)
 
 

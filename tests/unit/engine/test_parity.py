@@ -14,7 +14,7 @@ from services.engine.devices.cpu import Cpu
 from services.engine.devices.cuda_graphs import bucket_for, pad
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.layers.elementwise import Elementwise, Fused, Mixed
-from services.engine.layers.linear import LinearFormat, dense, packed_16_bits, packed_fp16
+from services.engine.layers.linear import LinearFormat, dense, has_int8, packed_16_bits, packed_fp16, packed_int8
 from services.engine.models.base import unit_vectors
 from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.models.qwen3.heads import yes_no
@@ -196,6 +196,19 @@ def test_bf16_answers_do_not_depend_on_the_batch(
     for run in (on_the_cpu, as_on_cuda):
         alone = np.concatenate([run(model, [sequence]) for sequence in sequences])
         assert (run(model, sequences) * alone).sum(1).min() >= 0.9999
+
+
+@pytest.mark.skipif(not has_int8(), reason="this processor has no exact int8 products")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_int8_is_near_float32_in_any_batch(checkpoints: Callable[..., Path], shape: str) -> None:
+    folder, rng = checkpoints(shape, dtype=torch.bfloat16), np.random.default_rng(4)
+    head = ids(rng, 20)
+    sequences = [np.concatenate([head, ids(rng, n)]) for n in (1, 5, 5, 40, 100)]
+    exact, rounded = on_the_cpu(device(folder), sequences), device(folder, mlp=packed_int8)
+    together = on_the_cpu(rounded, sequences)
+    alone = np.concatenate([on_the_cpu(rounded, [sequence]) for sequence in sequences])
+    assert (together * exact).sum(1).min() >= 0.99
+    assert (together * alone).sum(1).min() >= 0.9999
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

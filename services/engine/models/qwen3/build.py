@@ -7,7 +7,7 @@ import torch
 from services.engine import host
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.layers.elementwise import Elementwise, Fused, InPlace, Mixed
-from services.engine.layers.linear import LinearFormat, choose_cpu_format, dense, packed_16_bits
+from services.engine.layers.linear import LinearFormat, choose_cpu_format, dense, packed_16_bits, packed_int8
 from services.engine.models.qwen3.config import ModelConfig
 from services.engine.models.qwen3.forward import Qwen3
 from services.engine.models.qwen3.weights import read
@@ -27,14 +27,17 @@ def prepare(
     elementwise: Elementwise
     if device.type != "cpu":
         linear, elementwise = dense(device, dtype), Fused(config.rms_norm_eps, dtype)
-    elif dtype == torch.float32:
+    elif dtype in (torch.float32, torch.int8):
         room = 3 * tensors.size < _ROOM * host.free_memory()
         linear, elementwise = choose_cpu_format(sample(), room_for_both=room), InPlace(config.rms_norm_eps)
     else:
         linear, elementwise = packed_16_bits(dtype), Mixed(config.rms_norm_eps, dtype)
 
+    # What attention's products read has a few values so large that 127 steps are too few for the others.
+    mlp = packed_int8 if dtype == torch.int8 else linear
+
     def build(max_tokens: int) -> Qwen3:
-        weights = read(config, tensors, device, elementwise.residual, linear, max_tokens)
+        weights = read(config, tensors, device, elementwise.residual, linear, mlp, max_tokens)
         return Qwen3(config, weights, elementwise, _MLP_ROWS[device.type])
 
     return build

@@ -70,10 +70,14 @@ def read(
     tensors: Tensors,
     device: torch.device,
     dtype: torch.dtype,
-    linear: LinearFormat,
+    attention: LinearFormat,
+    mlp: LinearFormat,
     max_tokens: int,
 ) -> Weights:
-    """Reads every tensor once. Raises CheckpointError for what is missing, misshapen or all zero, by name."""
+    """Reads every tensor once. `attention` and `mlp`: the formats of a layer's two parts.
+
+    Raises CheckpointError for what is missing, misshapen or all zero, by name.
+    """
     c = config
     heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
 
@@ -94,12 +98,12 @@ def read(
         k_norm = interleave(vector(f"{at}self_attn.k_norm.weight", c.head_dim), c.head_dim)
         gate, up = (weight(f"mlp.{name}", c.intermediate_size, c.hidden_size) for name in ("gate", "up"))
         return DecoderLayer(
-            projections=tuple(map(linear, (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),))),
+            projections=tuple(map(attention, (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),))),
             qk_norm=torch.cat([q_norm.expand(c.num_attention_heads, -1), k_norm.expand(c.num_key_value_heads, -1)]),
-            o=linear(weight("self_attn.o", c.hidden_size, heads)),
+            o=attention(weight("self_attn.o", c.hidden_size, heads)),
             mlp_norm=vector(f"{at}post_attention_layernorm.weight", c.hidden_size),
-            gate_up=linear(torch.cat([gate, up])),
-            down=linear(weight("mlp.down", c.hidden_size, c.intermediate_size)),
+            gate_up=mlp(torch.cat([gate, up])),
+            down=mlp(weight("mlp.down", c.hidden_size, c.intermediate_size)),
             next_norm=vector("norm.weight" if last else f"layers.{index + 1}.input_layernorm.weight", c.hidden_size),
         )
 

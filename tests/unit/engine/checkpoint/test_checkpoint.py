@@ -20,6 +20,7 @@ from services.engine.checkpoint.folder import readable
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.errors import CheckpointError
+from services.engine.layers.linear import has_int8
 from services.engine.models.qwen3.config import ModelConfig
 from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.types import EngineSettings, Failure
@@ -209,6 +210,9 @@ def test_the_fingerprint_follows_what_decides_the_numbers(copy: Callable[..., Pa
     assert load(folder).info == base  # type: ignore[attr-defined]
     assert load(folder, revision="v2").info.fingerprint != base.fingerprint  # type: ignore[attr-defined]
     assert load(folder, dtype="bfloat16").info.fingerprint != base.fingerprint  # type: ignore[attr-defined]
+    if has_int8():
+        int8 = load(folder, dtype="int8").info  # type: ignore[attr-defined]
+        assert (int8.dtype, int8.fingerprint != base.fingerprint) == ("int8", True)
     (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text() + "\n")
     changed = load(folder).info  # type: ignore[attr-defined]
     assert changed.fingerprint != base.fingerprint

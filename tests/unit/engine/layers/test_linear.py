@@ -10,6 +10,9 @@ needs_fbgemm = pytest.mark.skipif(
 )
 
 
+needs_int8 = pytest.mark.skipif(not linear.has_int8(), reason="this processor has no exact int8 products")
+
+
 def weight(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16, scale: float = 0.02) -> torch.Tensor:
     return (torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * scale).to(dtype)
 
@@ -87,16 +90,71 @@ def test_packed_16_bits_round_inputs_and_results_only(dtype: torch.dtype, rows: 
     assert error(got.float(), w, x.float()) <= torch.finfo(dtype).eps
 
 
-def test_16_bits_gain_what_they_gain_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {
-        (12, torch.float32): 6.0,
-        (12, torch.bfloat16): 2.0,
-        (1024, torch.float32): 100.0,
-        (1024, torch.bfloat16): 10.0,
-    }
-    monkeypatch.setattr(linear, "_seconds", lambda product, x: seconds[len(x), x.dtype])
-    monkeypatch.setattr(linear, "choose_cpu_format", lambda sample, room_for_both: linear.fp32)
-    assert linear.gain_of_16_bits(weight(64, 64), torch.bfloat16) == 3.0
+@needs_int8
+@pytest.mark.parametrize("rows", [1, 12, 300])
+@pytest.mark.parametrize("shape", [(96, 64), (256, 1024), (40, 33)])
+def test_packed_int8_rounds_to_127_steps_of_a_row(rows: int, shape: tuple[int, int]) -> None:
+    w, x = weight(*shape), torch.randn(rows, shape[1])
+    scale, largest = w.float().abs().amax(1, True) / 127, x.abs().amax(1, True)
+    steps = (w.float() / scale).round() * scale, (x * (127 / largest)).round() * largest / 127
+    got = linear.packed_int8(w)(x)
+    assert got.dtype == torch.float32
+    assert error(got, *steps) <= 1e-6
+    assert error(got, w, x) <= 2e-2
+
+
+@needs_int8
+def test_an_int8_row_does_not_depend_on_the_rows_beside_it() -> None:
+    multiply, x = linear.packed_int8(weight(96, 64)), torch.randn(300, 64)
+    x[7] *= 1e4
+    x[8] = 0.0
+    together, alone = multiply(x), torch.cat([multiply(row.unsqueeze(0)) for row in x])
+    assert torch.equal(together, alone)
+    assert not together[8].any()
+
+
+@needs_int8
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_int8_does_not_hide_a_value_that_is_not_finite(value: float) -> None:
+    x = torch.randn(3, 64)
+    x[1, 5] = value
+    finite = linear.packed_int8(weight(96, 64))(x).isfinite().all(1)
+    assert finite.tolist() == [True, False, True]
+
+
+@needs_int8
+def test_int8_leaves_its_input_as_it_is() -> None:
+    x = torch.randn(5, 64)
+    before = x.clone()
+    linear.packed_int8(weight(96, 64))(x)
+    assert torch.equal(x, before)
+
+
+def test_int8_that_saturates_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "packed_int8", lambda w: lambda x: (x @ w.T).clamp(max=1023 * 0.5))
+    assert not linear.has_int8()
+
+
+@pytest.mark.parametrize(("dtype", "inputs"), [(torch.bfloat16, torch.bfloat16), (torch.int8, torch.float32)])
+def test_a_format_gains_what_it_gains_least(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, inputs: torch.dtype
+) -> None:
+    def exact(x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    seconds = {(12, True): 6.0, (12, False): 2.0, (1024, True): 100.0, (1024, False): 10.0}
+    seen = []
+
+    def measured(product: linear.Linear, x: torch.Tensor) -> float:
+        if product is not exact:
+            seen.append(x.dtype)
+        return seconds[len(x), product is exact]
+
+    monkeypatch.setattr(linear, "_seconds", measured)
+    monkeypatch.setattr(linear, "packed_int8", linear.fp32)
+    monkeypatch.setattr(linear, "choose_cpu_format", lambda sample, room_for_both: lambda weight: exact)
+    assert linear.gain(weight(64, 64), dtype) == 3.0
+    assert set(seen) == {inputs}
 
 
 def test_dense_on_a_device_of_a_dtype() -> None:
