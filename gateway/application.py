@@ -16,7 +16,10 @@ from gateway.cache.encoded_results import EncodedResultCache
 from gateway.cache.keys import CacheKeys
 from gateway.cache.redis_cache import RedisCache, RedisCacheSettings
 from gateway.cache.tiered import TieredCache
-from gateway.index.catalogue import Catalogue
+from gateway.callers.access import Access, AccessInterceptor
+from gateway.callers.policies import Policies
+from gateway.callers.quotas import Quotas
+from gateway.index.authorized_catalogue import AuthorizedCatalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
 from gateway.index.upsert import Upserter
@@ -59,6 +62,9 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, telemetry: Telemetry) -> None:
         self._settings = settings
         self._metrics = metrics = GatewayMetrics(telemetry)
+        policies = Policies(settings.callers_file)
+        self._access, self._quotas = Access(policies), Quotas(policies, metrics)
+        self.interceptors = (AccessInterceptor(self._access, self._quotas, metrics),)
         connect = partial(Connector, telemetry, settings.channel())
         pool = PoolSettings(
             timeout_s=settings.workers_timeout_seconds,
@@ -83,9 +89,9 @@ class Gateway:
         )
         cache_keys = CacheKeys(settings.cache_salt.get_secret_value())
         split = SplitSettings(settings.embed_split_items, settings.embed_split_bytes, settings.max_message_bytes)
-        self._embedder = Embedder(EmbedWorkers(self._embed_pool, split), cache_keys, vectors, metrics)
+        self._embedder = Embedder(EmbedWorkers(self._embed_pool, split), cache_keys, vectors, self._quotas, metrics)
         rerank_workers = RerankWorkers(self._rerank_pool, settings.rerank_split_bytes)
-        self._reranker = Reranker(rerank_workers, cache_keys, scores, metrics)
+        self._reranker = Reranker(rerank_workers, cache_keys, scores, self._quotas, metrics)
 
         index_url = settings.index_url or settings.redis_url
         faults = FaultLog("index", "GATEWAY_INDEX_URL" if settings.index_url else "GATEWAY_REDIS_URL")
@@ -134,12 +140,14 @@ class Gateway:
         store = Store(
             client, writer, StoreSettings(settings.index_ef, settings.index_filter_ef, settings.index_replicas)
         )
-        return Index(Catalogue(client), store)
+        return Index(AuthorizedCatalogue(client, self._access), store)
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds the three servicers."""
         settings, limits, stopping = self._settings, self._settings.limits(), lifecycle.stopping
-        stream = StreamSettings(lambda: settings.stream_window_tokens, settings.stream_retry_seconds)
+        stream = StreamSettings(
+            lambda: self._quotas.window(settings.stream_window_tokens), settings.stream_retry_seconds
+        )
         upserter = Upserter(self._embedder, self._index.store, stream, stopping) if self._index else None
         embed = CachedEmbedService(self._embedder, self._encoded_results, self._metrics, limits, stream, stopping)
         retrieval = RetrievalServicer(self._pipeline, self._embedder, self._index, upserter, limits, stopping)

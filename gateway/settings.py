@@ -57,6 +57,11 @@ class GatewaySettings(ProcessSettings):
     )
     model_refresh_seconds: float = Field(10.0, gt=0, description="interval between two polls of the workers' model")
 
+    callers_file: OptionalPath = Field(
+        None,
+        description="file (TOML) of what each caller may do, and its quota; read again when it changes; empty: none",
+    )
+
     redis_url: OptionalUrl = Field(
         None,
         description="Redis for cache and index: redis://, rediss://, unix://, redis+cluster://; empty: none",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from opentelemetry.trace import Span
 
 from services.runtime.telemetry import names
+from services.runtime.telemetry.names import Refusal
 from services.runtime.telemetry.setup import Telemetry
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -27,6 +28,8 @@ class GatewayMetrics:
         telemetry.levels(names.WORKER_REPLICAS, self._read_replicas)
         self._errors = telemetry.counter(names.CACHE_ERRORS)
         self._degraded = telemetry.counter(names.DEGRADED_ANSWERS)
+        self._caller_tokens = telemetry.counter(names.CALLER_TOKENS)
+        self._caller_refusals = telemetry.counter(names.CALLER_REFUSALS)
 
     @contextmanager
     def span(self, name: str, attributes: Attributes | None = None) -> Iterator[Span]:
@@ -62,6 +65,15 @@ class GatewayMetrics:
     def degraded(self, stage: names.DegradedStage, reason: names.DegradedReason) -> None:
         """Counts a degraded answer."""
         self._degraded.add(1, {names.STAGE: stage.value, names.SHED_REASON: reason.value})
+
+    def caller_used(self, caller: str, tokens: int) -> None:
+        """Counts tokens that were computed for a caller."""
+        self._caller_tokens.add(tokens, {names.CALLER: caller})
+
+    def caller_refused(self, caller: str, reason: str) -> None:
+        """Counts a refused call of a caller. `reason`: that of a Problem; if it is no refusal, nothing is counted."""
+        if reason in Refusal.__members__:
+            self._caller_refusals.add(1, {names.CALLER: caller, names.SHED_REASON: Refusal[reason].value})
 
     def _read_attempts(self) -> list[tuple[float, Mapping[str, str]]]:
         attempts = list(self._attempts.items())

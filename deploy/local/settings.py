@@ -9,7 +9,7 @@ from deploy.local.process import StartError
 
 PARTS = ("embed", "rerank", "gateway")
 # Settings that connect a process to others: addresses, targets and credentials.
-_CONNECTIONS = re.compile(r"_(LISTEN|TARGET|URL|TLS|TLS_[A-Z_]+|AUTH_TOKENS_FILE|TOKEN)$")
+_CONNECTIONS = re.compile(r"_(LISTEN|TARGET|URL|TLS|TLS_[A-Z_]+|AUTH_TOKENS_FILE|CALLERS_FILE|TOKEN)$")
 
 
 def settings_in(environ: Mapping[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from gateway.cache.lru import Sized
 from gateway.cache.single_flight import Resolve, SingleFlight
 from gateway.cache.tiered import TieredCache
 from gateway.cache.timings import NO_TIME, StageTimings
+from gateway.callers.quotas import Quotas
 from gateway.models.concurrency import Begun, for_each
 from gateway.models.pool import Model, Pool
 from gateway.telemetry import GatewayMetrics
@@ -42,10 +43,18 @@ class Options(Protocol):
         """What decides an answer, besides the text."""
 
 
+class Entry(Sized, Protocol):
+    """What is kept of an answer."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its text, with the prompt."""
+
+
 M = TypeVar("M", bound=Model)
 Opt = TypeVar("Opt", bound=Options)
 Opt_contra = TypeVar("Opt_contra", bound=Options, contravariant=True)
-E = TypeVar("E", bound=Sized)
+E = TypeVar("E", bound=Entry)
 
 
 class WrongModelError(Exception):
@@ -74,6 +83,12 @@ class Answer(Generic[E]):
     failed: FailedItem | None = None
     hit: bool = False
     timings: StageTimings = NO_TIME
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the model computed for this answer."""
+        counted = self.entry or self.failed
+        return counted.tokens if counted is not None and not self.hit else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +120,9 @@ class Workers(Protocol[M, Opt_contra, E]):
     ) -> list[list[int]]:
         """Splits positions into parts, one for each call."""
 
+    def estimate(self, text: str, options: Opt_contra) -> int:
+        """Approximate tokens of a text with its prompt. `options` are resolved."""
+
     async def compute(self, texts: Sequence[str], options: Opt_contra, deadline: float | None) -> Computed[E]:
         """One call to one worker. `options` are resolved. Raises Problem."""
 
@@ -128,9 +146,15 @@ class CachedModel(Generic[M, Opt, E]):
     """Answers of `workers`, kept in `cache` under the keys that `cache_keys` makes."""
 
     def __init__(
-        self, workers: Workers[M, Opt, E], cache_keys: CacheKeys, cache: TieredCache[E], metrics: GatewayMetrics
+        self,
+        workers: Workers[M, Opt, E],
+        cache_keys: CacheKeys,
+        cache: TieredCache[E],
+        quotas: Quotas,
+        metrics: GatewayMetrics,
     ) -> None:
         self._workers, self._cache_keys, self._cache, self._metrics = workers, cache_keys, cache, metrics
+        self._quotas = quotas
         self._single_flight: SingleFlight[_FlightKey, Answer[E]] = SingleFlight()
 
     async def get(
@@ -198,10 +222,13 @@ class CachedModel(Generic[M, Opt, E]):
         if positions:
             call = _Call(model, texts, options, deadline, positions)
             timeout_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            estimate = sum(self._workers.estimate(texts[position], options) for position in positions.values())
             try:
-                computed = await self._single_flight.get(
-                    [(options.priority, key) for key in positions], partial(self._resolve, call), timeout_s
-                )
+                async with self._quotas.spending(estimate) as spending:
+                    computed = await self._single_flight.get(
+                        [(options.priority, key) for key in positions], partial(self._resolve, call), timeout_s
+                    )
+                    spending.tokens = sum(answer.computed_tokens for answer in computed.values())
             except TimeoutError:
                 raise DeadlineTooShort from None
             found.update((key, answer) for (_, key), answer in computed.items())

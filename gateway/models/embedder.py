@@ -9,11 +9,13 @@ from google.rpc import status_pb2
 from gateway.cache.codec import CachedVector
 from gateway.cache.keys import CacheKeys
 from gateway.cache.tiered import TieredCache
+from gateway.callers.quotas import Quotas
 from gateway.models.cached_model import CachedModel, Computed
 from gateway.models.concurrency import partition
 from gateway.models.pool import EmbedPool
 from gateway.telemetry import GatewayMetrics
 from services.api.backend import Embedded, EmbeddedText, FailedItem
+from services.api.chunks import estimated_tokens
 from services.api.options import EmbedOptions
 from services.api.vectors import F32, narrow
 from services.runtime.errors import Internal, NonFiniteResult, to_status
@@ -50,6 +52,11 @@ class EmbedWorkers:
         max_items = min(limits.max_items, model.limits.max_items, self._fitting(model))
         return partition(positions, texts, max_items, limits.max_bytes)
 
+    def estimate(self, text: str, options: EmbedOptions) -> int:
+        """Approximate tokens of a text with its instruction."""
+        tokens = estimated_tokens(options.instruction or "", text)
+        return min(tokens, options.max_tokens or tokens)
+
     async def compute(
         self, texts: Sequence[str], options: EmbedOptions, deadline: float | None
     ) -> Computed[CachedVector]:
@@ -69,10 +76,15 @@ class Embedder:
     """The first stage, and the gateway's EmbedBackend."""
 
     def __init__(
-        self, workers: EmbedWorkers, cache_keys: CacheKeys, cache: TieredCache[CachedVector], metrics: GatewayMetrics
+        self,
+        workers: EmbedWorkers,
+        cache_keys: CacheKeys,
+        cache: TieredCache[CachedVector],
+        quotas: Quotas,
+        metrics: GatewayMetrics,
     ) -> None:
         self._pool = workers.pool
-        self._cached = CachedModel(workers, cache_keys, cache, metrics)
+        self._cached = CachedModel(workers, cache_keys, cache, quotas, metrics)
 
     async def model(self, deadline: float | None = None) -> embed_pb2.GetModelResponse:
         """The model that the workers serve. Raises Problem if none can be asked."""

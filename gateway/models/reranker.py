@@ -7,17 +7,20 @@ from google.rpc import status_pb2
 from gateway.cache.codec import CachedScore
 from gateway.cache.keys import CacheKeys
 from gateway.cache.tiered import TieredCache
+from gateway.callers.quotas import Quotas
 from gateway.models.cached_model import CachedModel, Computed
 from gateway.models.concurrency import partition
 from gateway.models.pool import RerankPool
 from gateway.telemetry import GatewayMetrics
 from services.api.backend import FailedItem, Reranked, ScoredDocument
+from services.api.chunks import estimated_tokens
 from services.api.options import RerankOptions
 from services.runtime.errors import Internal
 from winnow.rerank.v1 import rerank_pb2
 
 # What every part computes again, in characters: system prompt and template, besides instruction and query.
 _TEMPLATE_CHARS = 300
+_TEMPLATE_TOKENS = 50
 # A part is worth a call if its documents are so many times what it computes again.
 _WORTH = 8
 
@@ -41,6 +44,11 @@ class RerankWorkers:
         again = _TEMPLATE_CHARS + len(options.instruction or "") + len(options.query)
         return partition(positions, texts, model.limits.max_items, max(self._split_bytes, _WORTH * again))
 
+    def estimate(self, text: str, options: RerankOptions) -> int:
+        """Approximate tokens of a document with its prompt."""
+        tokens = _TEMPLATE_TOKENS + estimated_tokens(options.instruction or "", options.query, text)
+        return min(tokens, options.max_tokens or tokens)
+
     async def compute(
         self, texts: Sequence[str], options: RerankOptions, deadline: float | None
     ) -> Computed[CachedScore]:
@@ -59,10 +67,15 @@ class Reranker:
     """The second stage, and the gateway's RerankBackend."""
 
     def __init__(
-        self, workers: RerankWorkers, cache_keys: CacheKeys, cache: TieredCache[CachedScore], metrics: GatewayMetrics
+        self,
+        workers: RerankWorkers,
+        cache_keys: CacheKeys,
+        cache: TieredCache[CachedScore],
+        quotas: Quotas,
+        metrics: GatewayMetrics,
     ) -> None:
         self._pool = workers.pool
-        self._cached = CachedModel(workers, cache_keys, cache, metrics)
+        self._cached = CachedModel(workers, cache_keys, cache, quotas, metrics)
 
     async def model(self, deadline: float | None = None) -> rerank_pb2.GetModelResponse:
         """The model that the workers serve. Raises Problem if none can be asked."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from gateway.index.store import Read
 from gateway.index.vector_search import Found
 from gateway.search.types import Degradation, Stage
-from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem
+from services.runtime.errors import DeadlineTooShort, DeviceMemory, PoolSaturated, Problem, QuotaExceeded
 from services.runtime.telemetry.names import DegradedReason
 
 
@@ -38,7 +38,7 @@ def stage_failed(stage: Stage, problem: Problem) -> Degradation:
     match problem:
         case DeadlineTooShort():
             return Degradation(stage, reasons.deadline, "There was not enough time.")
-        case PoolSaturated() | DeviceMemory():
+        case PoolSaturated() | QuotaExceeded() | DeviceMemory():
             return Degradation(stage, reasons.overloaded, problem.message)
         case _:
             return Degradation(stage, reasons.unavailable, problem.message)

@@ -14,9 +14,9 @@ _CHARACTERS_PER_TOKEN = 3
 _PROMPT_TOKENS = 8
 
 
-def estimated_tokens(text: str) -> int:
-    """Approximate number of tokens of a text, from its length."""
-    return len(text) // _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS
+def estimated_tokens(*parts: str) -> int:
+    """Approximate number of tokens of a text, or of one in several parts, from its length."""
+    return sum(map(len, parts)) // _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS
 
 
 def chunks(

@@ -131,6 +131,28 @@ class PoolSaturated(_Busy):
         return -1
 
 
+class QuotaExceeded(_Busy):
+    """The caller has used up its quota; `limit` says how much that is ("1000 tokens per second")."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"
+
+    def __init__(self, caller: str, limit: str, retry_after_s: float) -> None:
+        advice = "Send less, or retry after the given delay."
+        super().__init__(f"{_quoted(caller)} has used up its quota of {limit}. {advice}", retry_after_s)
+        self.caller, self.limit = caller, limit
+
+    def details(self) -> Iterable[Message]:
+        """A QuotaFailure with the caller as its subject, and RetryInfo."""
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(subject=self.caller, description=self.limit)
+        return (failure, *super().details())
+
+    @property
+    def pushback_ms(self) -> int | None:
+        """Negative: a retry policy must not retry."""
+        return -1
+
+
 class DeadlineTooShort(Problem):
     """The result cannot be ready before the caller's deadline, however idle the servers are."""
 
@@ -182,6 +204,16 @@ class Unauthenticated(Problem):
 
     def __init__(self) -> None:
         super().__init__('Send a valid token in the call\'s metadata: "authorization: Bearer <token>".')
+
+
+class PermissionDenied(Problem):
+    """The caller is known, and may not do this; `what` says what it may not, `needs` what it would need."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"
+
+    def __init__(self, caller: str, what: str, needs: str) -> None:
+        super().__init__(f"{_quoted(caller)} may not {what}. Ask the operator for {needs}.",
+                         metadata={"caller": caller, "needs": needs})  # fmt: skip
 
 
 class DeviceMemory(Problem):
@@ -240,6 +272,10 @@ def with_field(status: status_pb2.Status, field: str) -> status_pb2.Status:
     if any(detail.Unpack(bad) for detail in status.details):
         return to_status(InvalidFields([(field, violation.description) for violation in bad.field_violations]))
     return status
+
+
+def _quoted(caller: str) -> str:
+    return f'The caller "{caller}"' if caller else "A caller without a name"
 
 
 def _short(text: str, limit: int) -> str:

@@ -25,6 +25,7 @@ from services.runtime.interceptors import (
     DeadlineInterceptor,
     DecodingInterceptor,
     ErrorsInterceptor,
+    Interceptor,
     InterceptorChain,
     ReadinessInterceptor,
     TelemetryInterceptor,
@@ -50,6 +51,10 @@ class Application(Protocol):
     def services(self) -> Sequence[str]:
         """Full names of its proto services, used for health and reflection."""
 
+    @property
+    def interceptors(self) -> Sequence[Interceptor]:
+        """Interceptors of its own, which know the caller."""
+
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         """Adds its servicers. No call reaches them before `start` has returned."""
 
@@ -63,13 +68,20 @@ class Application(Protocol):
         """Releases all resources, also if `start` failed or was cancelled."""
 
 
-def build(settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle) -> grpc.aio.Server:
-    """A server with interceptors, limits, health and reflection. It is not bound yet."""
-    tokens = [AuthInterceptor(BearerTokens(settings.auth_tokens_file))] if settings.auth_tokens_file else []
+def build(
+    settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle, own: Sequence[Interceptor] = ()
+) -> grpc.aio.Server:
+    """A server with interceptors, those of the application being `own`, limits, health and reflection.
+
+    It is not bound yet.
+    """
+    tokens = BearerTokens(settings.auth_tokens_file) if settings.auth_tokens_file else None
+    certificates, passed_names = settings.tls_ca is not None, settings.passed_names
     chain = [
         ErrorsInterceptor(),
         TelemetryInterceptor(telemetry),
-        *tokens,
+        AuthInterceptor(tokens, certificates=certificates, passed_names=passed_names),
+        *own,
         CallsInterceptor(settings.max_calls),
         ReadinessInterceptor(lifecycle),
         DeadlineInterceptor(),
@@ -108,7 +120,7 @@ async def serve(settings: ProcessSettings, application: Application, telemetry: 
         loop.add_signal_handler(number, lifecycle.stop)
     await lifecycle.announce()
     try:
-        server = build(settings, telemetry, lifecycle)
+        server = build(settings, telemetry, lifecycle, application.interceptors)
         application.register(server, lifecycle)
         address = bind(server, settings)
         probes = await _probe_server(settings, lifecycle)

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -85,6 +85,9 @@ class ProcessSettings(BaseSettings):
     """Settings of every process. Each field is the variable PREFIX + its name in capitals."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    passed_names: ClassVar[bool] = False
+    """Whether the process's own peers may name the caller that they work for."""
 
     listen: Listen = Field(description="address of the gRPC port")
     metrics_listen: OptionalListen = Field(description="address of the Prometheus endpoint; empty: none")

@@ -56,6 +56,8 @@ class Worker(Generic[E]):
     `load` blocks (imports, weights, warm-up). `add` registers the servicer, which calls `engine` for each request.
     """
 
+    interceptors = ()
+
     def __init__(
         self,
         service: str,

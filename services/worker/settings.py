@@ -17,6 +17,8 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 class WorkerSettings(ProcessSettings):
     """How a worker loads its model, and the limits of one request."""
 
+    passed_names = True  # a gateway's
+
     model: str = Field(description="model: a folder in Hugging Face layout, or a hub id", min_length=1)
     revision: OptionalText = Field(
         None, description="commit or tag of the hub id; empty: its main branch, as it is in the local cache"

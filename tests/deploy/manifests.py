@@ -24,8 +24,8 @@ Object = dict[str, Any]
 # worker image does not carry.
 _SCALERS: tuple[tuple[str, ...], ...] = ((), ("keda",), ("hpa",))
 _FREE = ("prometheus", "tls", "redis-cluster", "gateway-api")
-# Touches what nothing else does: rendered alone and with everything.
-_APART = "otlp"
+# Touch what nothing else does: rendered alone and with everything.
+_APART = ("otlp", "callers")
 _OVERLAYS = {"local": (), "gpu-0.6b": ("image-volume",), "gpu-8b": ("image-volume",)}
 
 
@@ -37,7 +37,7 @@ def combinations() -> list[tuple[str, tuple[str, ...]]]:
         for scaler in _SCALERS:
             for count in range(len(free) + 1):
                 found += [(overlay, (*scaler, *chosen)) for chosen in itertools.combinations(free, count)]
-        found += [(overlay, (_APART,)), (overlay, ("keda", *free, _APART))]
+        found += [*((overlay, (one,)) for one in _APART), (overlay, ("keda", *free, *_APART))]
     return found
 
 

@@ -42,6 +42,7 @@ def series() -> dict[str, Instrument]:
     """The instrument behind each name on the Prometheus endpoint, as the endpoint itself tells it."""
     telemetry = Telemetry.start("test", "127.0.0.1:0", {})
     counters = {"WORKER_ATTEMPTS", "SHED", "DEGRADED_ANSWERS", "TOKENS", "CACHE_HITS", "CACHE_MISSES", "CACHE_ERRORS"}
+    counters |= {"CALLER_TOKENS", "CALLER_REFUSALS"}
     try:
         for constant, instrument in instruments().items():
             mark = {"instrument": constant}

@@ -16,7 +16,7 @@ from tests.deploy.policies import POLICIES, Policy
 from tests.deploy.promtool import needs_promtool, promtool
 from tests.deploy.test_render import VERSIONS, check
 
-EVERY = ("keda", "prometheus", "otlp", "tls", "redis-cluster", "gateway-api")
+EVERY = ("keda", "prometheus", "otlp", "callers", "tls", "redis-cluster", "gateway-api")
 NAMESPACES = ("first", "elsewhere-2")
 
 

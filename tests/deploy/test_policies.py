@@ -7,7 +7,7 @@ import pytest
 from tests.deploy.manifests import Manifests
 from tests.deploy.policies import POLICIES, Policy
 
-ALL = ("prometheus", "otlp", "tls", "redis-cluster", "gateway-api")
+ALL = ("prometheus", "otlp", "callers", "tls", "redis-cluster", "gateway-api")
 COMBINATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "local": ("local", ()),
     "local-all": ("local", ("keda", *ALL)),

@@ -43,7 +43,7 @@ def check(thing: Object, version: str) -> None:
 
 @pytest.mark.timeout(180)
 def test_every_combination_renders(rendered: dict[tuple[str, tuple[str, ...]], Manifests]) -> None:
-    assert len(rendered) == 246
+    assert len(rendered) == 249
     assert all(m.all("Deployment") for m in rendered.values())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.application import Gateway
 from gateway.settings import GatewaySettings
 from services.runtime.telemetry.setup import Telemetry
-from tests.support.serving import Served, serving
+from tests.support.serving import Served, WorkerLikeSettings, serving
 from tests.support.workers import EmbedWorker, RerankWorker
 from winnow.embed.v1 import embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2_grpc
@@ -59,9 +59,10 @@ async def running(
 ) -> AsyncIterator[Running]:
     """The gateway until the block ends. `no_embed`, `no_rerank`: there is no such worker."""
     embed, rerank = embed or EmbedWorker(), rerank or RerankWorker()
+    like = WorkerLikeSettings()
     async with AsyncExitStack() as workers:
-        embed_at = NOWHERE if no_embed else (await workers.enter_async_context(serving(embed))).address
-        rerank_at = NOWHERE if no_rerank else (await workers.enter_async_context(serving(rerank))).address
+        embed_at = NOWHERE if no_embed else (await workers.enter_async_context(serving(embed, like))).address
+        rerank_at = NOWHERE if no_rerank else (await workers.enter_async_context(serving(rerank, like))).address
         chosen = {
             "listen": "127.0.0.1:0",
             "metrics_listen": None,

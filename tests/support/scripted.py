@@ -18,6 +18,7 @@ class Scripted(embed_pb2_grpc.EmbedServiceServicer):
     """An application. Embed awaits `answer(request, context)`; EmbedStream does so for each request."""
 
     services = (SERVICE,)
+    interceptors = ()
 
     def __init__(self, answer: Callable[..., Awaitable[object]] | None = None) -> None:
         self.answer = answer

@@ -29,6 +29,12 @@ class PlainSettings(ProcessSettings):
     metrics_listen: str | None = None
 
 
+class WorkerLikeSettings(PlainSettings):
+    """The same, and peers may name the caller that they work for."""
+
+    passed_names = True
+
+
 @dataclass
 class Served:
     """A running server."""
@@ -51,7 +57,7 @@ async def serving(
     settings = settings or PlainSettings()
     lifecycle = Lifecycle(application.services)
     await lifecycle.announce()
-    server = build(settings, telemetry or Telemetry(), lifecycle)
+    server = build(settings, telemetry or Telemetry(), lifecycle, application.interceptors)
     application.register(server, lifecycle)
     address = bind(server, settings)
     await server.start()

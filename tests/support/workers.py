@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 
 from services.api.vectors import encode, narrow
+from services.runtime import callers
 from services.runtime.errors import InvalidField, Problem, to_status
 from services.runtime.lifecycle import Lifecycle
 from winnow.common.v1 import common_pb2
@@ -26,10 +27,14 @@ DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that
 class _Worker:
     """Not a model: what it says depends on its inputs alone. One token a character."""
 
+    interceptors = ()
+
     def __init__(self, fingerprint: str, max_tokens: int) -> None:
         self.fingerprint = fingerprint
         self.max_tokens = max_tokens
         self.requests: list[Any] = []
+        self.callers: list[str] = []
+        """Whom each of the requests is for."""
         self.problem: Exception | None = None
         """Raised for every call but GetModel, where set."""
         self.gate: asyncio.Event | None = None
@@ -40,6 +45,7 @@ class _Worker:
 
     async def _enter(self, request: Any) -> None:
         self.requests.append(request)
+        self.callers.append(callers.current().name)
         self.waiting.set()
         try:
             if self.gate is not None:

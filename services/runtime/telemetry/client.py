@@ -1,4 +1,4 @@
-"""Records one client span and one duration per outbound call, and propagates the trace."""
+"""Records one client span and one duration per outbound call, and propagates trace and caller."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import grpc
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from services.runtime import callers
 from services.runtime.grpc_workarounds import Continuation, client_interceptors
 from services.runtime.telemetry import names
 from services.runtime.telemetry.setup import Telemetry
@@ -33,7 +34,7 @@ class _Outbound:
         self._started = time.perf_counter()
         carrier = telemetry.propagation.inject(trace.set_span_in_context(self._span))
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        for key, value in (*carrier.items(), *telemetry.metadata):
+        for key, value in (*carrier.items(), *telemetry.metadata, *callers.passed_on()):
             metadata[key] = value
         self.details = grpc.aio.ClientCallDetails(
             details.method, details.timeout, metadata, details.credentials, details.wait_for_ready

@@ -63,6 +63,7 @@ CLIENT = "winnow.client"
 STAGE = "stage"
 KIND = "kind"
 SHED_REASON = "reason"
+CALLER = "caller"
 ATTEMPT = "attempt"
 STATE = "state"
 
@@ -77,6 +78,8 @@ class Refusal(StrEnum):
     OVERLOADED = "overloaded"
     DEADLINE_TOO_SHORT = "deadline_too_short"
     NOT_READY = "not_ready"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    PERMISSION_DENIED = "permission_denied"
 
 
 class DegradedStage(StrEnum):
@@ -216,8 +219,16 @@ WORKER_REPLICAS = Instrument(
     labels={**_KIND, STATE: frozenset(ReplicaState)},
 )  # fmt: skip
 SHED = Instrument(
-    "winnow_shed", "{call}", "Calls refused because of load, deadline or state, by reason",
+    "winnow_shed", "{call}", "Calls refused because of load, deadline, state, quota or permission, by reason",
     labels={SHED_REASON: frozenset(Refusal)},
+)  # fmt: skip
+CALLER_TOKENS = Instrument(
+    "winnow_caller_tokens", "{token}", "Input tokens computed for a caller; other: callers that no file lists",
+    labels={CALLER: None},
+)  # fmt: skip
+CALLER_REFUSALS = Instrument(
+    "winnow_caller_refusals", "{call}", "Refused calls of a caller, by reason; other: callers that no file lists",
+    labels={CALLER: None, SHED_REASON: frozenset(Refusal)},
 )  # fmt: skip
 DEGRADED_ANSWERS = Instrument(
     "winnow_degraded", "{answer}", "Degraded responses, by stage and reason",

@@ -19,6 +19,13 @@ EACH = [
     (errors.AlreadyExists("collection", "docs"), CODES.ALREADY_EXISTS, "ALREADY_EXISTS", None),
     (errors.ReplicaFull(0.25), CODES.UNAVAILABLE, "REPLICA_FULL", "250"),
     (errors.PoolSaturated(2.0), CODES.RESOURCE_EXHAUSTED, "OVERLOADED", "-1"),
+    (errors.QuotaExceeded("search", "9 tokens per second", 2.0), CODES.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", "-1"),
+    (
+        errors.PermissionDenied("search", "call Embed", "the group read"),
+        CODES.PERMISSION_DENIED,
+        "PERMISSION_DENIED",
+        None,
+    ),
     (errors.DeadlineTooShort(), CODES.DEADLINE_EXCEEDED, "DEADLINE_TOO_SHORT", None),
     (errors.NotReady("loading"), CODES.UNAVAILABLE, "NOT_READY", None),
     (errors.UpstreamUnavailable("embed worker"), CODES.UNAVAILABLE, "UPSTREAM_UNAVAILABLE", "-1"),
@@ -71,6 +78,16 @@ async def test_on_the_wire(problem: errors.Problem, code: grpc.StatusCode, reaso
         assert seen.status.message == problem.message
         assert "secret" not in str(seen.status)
         assert errors.to_status(problem) == seen.status
+
+
+def test_a_used_up_quota_names_caller_and_limit() -> None:
+    status = errors.to_status(errors.QuotaExceeded("search", "9 tokens per second", 1.5))
+    [violation] = details(status, error_details_pb2.QuotaFailure)[0].violations
+    assert (violation.subject, violation.description) == ("search", "9 tokens per second")
+    [info] = details(status, error_details_pb2.RetryInfo)
+    assert info.retry_delay.ToMilliseconds() == 1500
+    assert status.message.startswith('The caller "search" has used up its quota of 9 tokens per second.')
+    assert errors.QuotaExceeded("", "a limit", 1.0).message.startswith("A caller without a name has")
 
 
 async def test_retry_info_says_when() -> None:

@@ -16,12 +16,20 @@ from services.runtime.errors import (
     Internal,
     PoolSaturated,
     Problem,
+    QuotaExceeded,
     UpstreamUnavailable,
 )
 from services.runtime.telemetry.names import DegradedReason, DegradedStage
 
 ROOT = Path(__file__).resolve().parents[4]
-PROBLEMS = (DeadlineTooShort(), PoolSaturated(1.0), DeviceMemory(), UpstreamUnavailable("worker"), Internal())
+PROBLEMS = (
+    DeadlineTooShort(),
+    PoolSaturated(1.0),
+    QuotaExceeded("a", "a limit", 1.0),
+    DeviceMemory(),
+    UpstreamUnavailable("worker"),
+    Internal(),
+)
 FOUND = [
     Found([], missing, incomplete, overloaded)
     for missing, incomplete, overloaded in itertools.product((0, 2), (0, 1), (False, True))

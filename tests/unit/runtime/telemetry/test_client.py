@@ -8,6 +8,7 @@ import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from services.runtime.callers import Caller, calling
 from services.runtime.channel import ChannelSettings, channel
 from services.runtime.errors import InvalidField, ReplicaFull
 from services.runtime.telemetry import names
@@ -58,6 +59,21 @@ async def test_a_stream_is_one_span_on_either_side(telemetry: Telemetry, collect
     assert (client.kind, server.kind) == (Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_SERVER)
     assert server.parent_span_id == client.span_id
     assert client.name == server.name == STREAM
+
+
+async def test_a_server_is_told_who_the_caller_is() -> None:
+    seen: list[object] = []
+
+    async def note(request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        seen.append(dict(context.invocation_metadata() or ()).get("winnow-caller"))
+
+    async with serving(Scripted(note)) as served, channel(served.address, Telemetry()) as to:
+        stub = embed_pb2_grpc.EmbedServiceStub(to)
+        await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+        with calling(Caller("spiffe://example.org/a b")):
+            await stub.Embed(embed_pb2.EmbedRequest(), timeout=10)
+            await stub.EmbedStream(iter([embed_pb2.EmbedStreamRequest()]), timeout=10).read()
+    assert seen == [None, *["spiffe://example.org/a%20b"] * 2]
 
 
 async def refuse(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -1,0 +1,1 @@
+"""What each caller may do, and how much of it: policies, authorisation, quotas."""
