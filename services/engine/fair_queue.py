@@ -1,9 +1,10 @@
 """A queue that shares the model between callers: who was served least goes first; first in, first out within a caller.
 
-Each caller has a counter of the tokens that it was served. One that comes with nothing waiting starts no lower than
-those that wait, so that a pause earns no credit; one that leaves keeps its debt while others wait. This is fair in
-tokens to within one batch, whatever the sizes of the requests, and with one caller it is an ordinary queue. (Virtual
-token counters: Sheng et al., Fairness in Serving Large Language Models, OSDI 2024.)
+Each caller has a counter of the tokens that it was served. The queue has a level, that of the caller that it serves. A
+caller that comes with nothing waiting starts where it was, but no further below the level than a credit: who uses less
+than its share is served at once, and a pause of any length earns no more than that. So callers that wait are served
+equally, to within the credit and one batch, whatever the sizes of their requests; one caller alone has an ordinary
+queue. (Start-time fair queueing; also the virtual token counters of Sheng et al., OSDI 2024.)
 """
 
 import heapq
@@ -33,21 +34,24 @@ J = TypeVar("J", bound=Waiting)
 class _Line(Generic[J]):
     """The requests of one caller, each with its number in the order of arrival."""
 
-    jobs: deque[tuple[int, J]] = field(default_factory=deque)
+    served: int
     tokens: int = 0  # that wait
-    served: int = 0
-    known: bool = False  # has been served since it came
+    jobs: deque[tuple[int, J]] = field(default_factory=deque)
 
     @property
-    def place(self) -> tuple[int, bool, int]:
-        """Lowest first; of equals, those that have just come, then those whose requests have waited longer."""
-        return self.served, self.known, self.jobs[0][0]
+    def place(self) -> tuple[int, int]:
+        """Lowest first; of equals, whose request has waited longer."""
+        return self.served, self.jobs[0][0]
 
 
 class FairQueue(Generic[J]):
-    """The waiting requests of all callers. Iterates in the order in which they will be served."""
+    """The waiting requests of all callers. Iterates in the order in which they will be served.
 
-    def __init__(self) -> None:
+    `credit`: tokens by which a caller that was served less than others may be ahead of them.
+    """
+
+    def __init__(self, credit: int = 0) -> None:
+        self._credit, self._level = credit, 0
         self._lines: dict[str, _Line[J]] = {}
         self._numbers = count()
         self.tokens = 0
@@ -60,22 +64,25 @@ class FairQueue(Generic[J]):
         lines = [(*line.place, deque(line.jobs)) for line in self._waiting()]
         heapq.heapify(lines)
         while lines:
-            served, _, _, jobs = lines[0]
+            served, _, jobs = lines[0]
             _, job = jobs.popleft()
             yield job
             if jobs:
-                heapq.heapreplace(lines, (served + job.queued, True, jobs[0][0], jobs))
+                heapq.heapreplace(lines, (served + job.queued, jobs[0][0], jobs))
             else:
                 heapq.heappop(lines)
 
     def append(self, job: J) -> None:
         """Adds a request behind those of its caller."""
-        floor = self._floor()
-        # Of callers with nothing waiting, only a debt to those that wait is remembered.
-        self._lines = {caller: line for caller, line in self._lines.items() if line.jobs or line.served > floor}
-        line = self._lines.setdefault(job.caller, _Line())
+        least = self._least()
+        contended = any(line.jobs for line in self._lines.values())
+        # A caller with nothing waiting is remembered as long as it matters.
+        self._lines = {
+            name: line for name, line in self._lines.items() if line.jobs or (contended and line.served > least)
+        }
+        line = self._lines.setdefault(job.caller, _Line(least))
         if not line.jobs:
-            line.served = max(line.served, floor)
+            line.served = max(line.served, least)
         line.jobs.append((next(self._numbers), job))
         line.tokens += job.queued
         self.tokens += job.queued
@@ -95,7 +102,8 @@ class FairQueue(Generic[J]):
     def served(self, caller: str, tokens: int) -> None:
         """So many tokens of a caller's request go to the model. Another caller may be in front now."""
         line = self._lines[caller]
-        line.served, line.known = line.served + tokens, True
+        self._level = max(self._level, line.served)
+        line.served += tokens
         self.dropped(caller, tokens)
 
     def dropped(self, caller: str, tokens: int) -> None:
@@ -106,19 +114,11 @@ class FairQueue(Generic[J]):
 
     def ahead(self, caller: str, tokens: int) -> int:
         """Tokens that would be served before the last one of a new request of `tokens`."""
-        own = self._lines.get(caller, _Line())
-        reaches = max(own.served, 0 if own.jobs else self._floor()) + own.tokens + tokens
+        own = self._lines.get(caller, _Line(self._least()))
+        start = own.served if own.jobs else max(own.served, self._least())
+        reaches = start + own.tokens + tokens
         others = (line for line in self._waiting() if line is not own)
         return own.tokens + sum(min(line.tokens, max(0, reaches - line.served)) for line in others)
-
-    def room(self, caller: str, limit: int) -> int:
-        """Tokens that the caller may add to a queue of `limit`: what is free, but at least its share of the queue.
-
-        What others have queued beyond their shares does not delay it, so it need not be refused for that.
-        """
-        own = self._lines.get(caller, _Line())
-        callers = 1 + sum(line.tokens > 0 for line in self._waiting() if line is not own)
-        return max(limit - self.tokens, limit // callers - own.tokens)
 
     def _waiting(self) -> Iterator[_Line[J]]:
         return (line for line in self._lines.values() if line.jobs)
@@ -126,5 +126,6 @@ class FairQueue(Generic[J]):
     def _next(self) -> _Line[J] | None:
         return min(self._waiting(), key=lambda line: line.place, default=None)
 
-    def _floor(self) -> int:
-        return min((line.served for line in self._waiting()), default=0)
+    def _least(self) -> int:
+        """Where a caller starts that was not served for long."""
+        return self._level - self._credit

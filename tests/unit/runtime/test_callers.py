@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.runtime import callers
@@ -38,6 +38,7 @@ async def test_tasks_inherit_the_caller_and_it_ends_with_the_block() -> None:
     assert callers.current() == Caller()
 
 
+@settings(deadline=None)  # the machine may be slow
 @given(st.text(min_size=1, max_size=256))
 def test_any_name_can_be_passed_on(name: str) -> None:
     with calling(Caller(name)):
