@@ -107,7 +107,7 @@ def test_an_upstreams_status_is_told_again(
     problem: errors.Problem, code: grpc.StatusCode, reason: str, pushback: str | None
 ) -> None:
     again = rpc_status.from_rpc_error(as_rpc_error(errors.to_status(problem), code), "embed worker")
-    if isinstance(problem, errors.Unauthenticated):  # our credentials, not the caller's
+    if isinstance(problem, errors.Unauthenticated | errors.PermissionDenied):  # our credentials, not the caller's
         assert isinstance(again, errors.Internal)
     elif isinstance(problem, errors.UpstreamUnavailable):
         assert again.reason == reason
