@@ -18,7 +18,7 @@ _WORDS = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\b(?!\s*\()")
 _KEYWORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "or", "and", "unless", "offset", "bool"}
 _OF_PROMETHEUS = {"up"}
-_COUNTERS = {"SHED", "DEGRADED_ANSWERS", "TOKENS", "WORKER_ATTEMPTS"}
+_COUNTERS = {"SHED", "DEGRADED_ANSWERS", "TOKENS", "WORKER_ATTEMPTS", "CALLER_TOKENS", "CALLER_REFUSALS"}
 
 
 @functools.cache
