@@ -11,6 +11,7 @@ from services.api.backend import Embedded, EmbeddedText, FailedItem
 from services.api.options import EmbedOptions
 from services.api.vectors import F32, MIN_DIMENSIONS, narrow
 from services.engine.types import Failure, InputType
+from services.runtime import callers
 from services.runtime.errors import to_status
 from services.worker import convert
 from services.worker.errors import engine_problems, problem_of
@@ -60,6 +61,7 @@ class EngineBackend:
                 max_tokens=options.max_tokens,
                 priority=convert.PRIORITY[options.priority],
                 deadline=deadline,
+                caller=callers.current().name,
                 context=request,
             )
         items: list[EmbeddedText | FailedItem] = []

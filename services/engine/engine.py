@@ -113,6 +113,7 @@ class _Engine:
         limit: int,
         priority: Priority,
         deadline: float | None,
+        caller: str,
         build: Callable[[Pause], T],
     ) -> tuple[T, float]:
         """`build` and the seconds it took, on another thread if there is much to read.
@@ -127,7 +128,7 @@ class _Engine:
         # Of a longer text no more is read, as a rule, than makes as many tokens as are kept.
         most = max(WHOLE, _CHARACTERS_PER_TOKEN * self.info.max_tokens)
         characters = sum(min(length, most) for length in lengths)
-        with self._running.announce(min(estimate, self._limits.queue), priority, deadline):
+        with self._running.announce(min(estimate, self._limits.queue), priority, deadline, caller):
             if characters <= _INLINE_CHARACTERS:
                 built = build(never)
             else:
@@ -141,6 +142,7 @@ class _Engine:
         shared: int,
         priority: Priority,
         deadline: float | None,
+        caller: str,
         context: object,
     ) -> tuple[list[tuple[Prompt, Vector] | Failure], Outcome[Vector]]:
         """Each prompt with its output row, or its failure."""
@@ -153,6 +155,7 @@ class _Engine:
             shared=shared,
             priority=priority,
             deadline=deadline,
+            caller=caller,
             context=context,
         )
         rows = iter(outcome.results)
@@ -188,6 +191,7 @@ class EmbedEngine(_Engine):
         max_tokens: int | None = None,
         priority: Priority = Priority.INTERACTIVE,
         deadline: float | None = None,
+        caller: str = "",
         context: object = None,
     ) -> EmbedResult:
         """A vector or a failure per text, in order.
@@ -203,6 +207,7 @@ class EmbedEngine(_Engine):
             limit,
             priority,
             deadline,
+            caller,
             lambda pause: self._prompts.build(
                 texts,
                 input_type=input_type,
@@ -212,7 +217,7 @@ class EmbedEngine(_Engine):
                 pause=pause,
             ),
         )
-        answers, outcome = await self._compute("texts", prompts, 0, priority, deadline, context)
+        answers, outcome = await self._compute("texts", prompts, 0, priority, deadline, caller, context)
         items: list[EmbedItem | Failure] = [
             answer
             if isinstance(answer, Failure)
@@ -244,6 +249,7 @@ class RerankEngine(_Engine):
         max_tokens: int | None = None,
         priority: Priority = Priority.INTERACTIVE,
         deadline: float | None = None,
+        caller: str = "",
         context: object = None,
     ) -> RerankResult:
         """A score or a failure per document, in the order given. Arguments and errors as for `EmbedEngine.embed`."""
@@ -255,11 +261,12 @@ class RerankEngine(_Engine):
             limit,
             priority,
             deadline,
+            caller,
             lambda pause: self._prompts.build(
                 query, documents, instruction=instruction, truncation=truncation, max_tokens=limit, pause=pause
             ),
         )
-        answers, outcome = await self._compute("documents", prompts, shared, priority, deadline, context)
+        answers, outcome = await self._compute("documents", prompts, shared, priority, deadline, caller, context)
         items: list[RerankItem | Failure] = [
             answer
             if isinstance(answer, Failure)

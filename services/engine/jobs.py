@@ -34,6 +34,7 @@ class Job(Generic[P, R]):
     costs: Sequence[int]
     shared: int
     priority: Priority
+    caller: str
     deadline: float | None
     context: object
     future: asyncio.Future[None]

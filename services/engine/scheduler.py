@@ -1,8 +1,8 @@
 """Decides what the model computes next. Plain asyncio: no torch, no numpy, no timers.
 
 A request waits in the queue of its priority as a row of items. Whenever the model is free, the next batch is filled up
-to a budget of tokens: interactive before bulk, first in first out within a priority, a large request over as many
-batches as it takes.
+to a budget of tokens: interactive before bulk, shared fairly between callers within a priority, first in first out
+within a caller, a large request over as many batches as it takes.
 A batch cannot be interrupted, so what an interactive request finds in its way is at most one bulk batch. Bulk work
 ages: it goes first when it has been without a batch of its own for long enough, but never twice in a row while
 interactive work waits.
@@ -10,14 +10,16 @@ All methods run on the event loop, so nothing is locked.
 """
 
 import asyncio
+import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
 from services.engine.admission import Admission, Found
 from services.engine.errors import Draining, EngineError, ModelBroken
+from services.engine.fair_queue import FairQueue
 from services.engine.jobs import Batch, Job, Limits, Outcome, P, R
 from services.engine.throughput import Throughput
 from services.engine.types import Priority, QueueStats
@@ -27,6 +29,11 @@ Clock = Callable[[], float]
 # Aged bulk work gives way to interactive requests that would miss their deadlines for it, until it has waited so many
 # times its turn.
 _DEFERRED_TURNS = 10
+_CREDIT_S = 2.0  # of work, by which a caller that uses less than its share may be ahead of others
+# For this long after requests of two callers came in turn, they are taken to share the model. Batches are then short,
+# but not so small that they cost much more for each token.
+_TURNS_S = 10.0
+_SHORT_S, _SHORT_TOKENS = 0.1, 256
 _PROBE_S = 5.0  # without a batch, after which the estimate is not trusted to refuse one request
 _CERTAINTY = 0.8  # of the time to a deadline, what a batch may be estimated to take
 
@@ -43,30 +50,33 @@ class Scheduler(Generic[P, R]):
     ) -> None:
         self._compute, self._limits, self._throughput, self._clock = compute, limits, throughput, clock
         self._admission = Admission(limits, throughput)
-        self._waiting: dict[Priority, deque[Job[P, R]]] = {Priority.INTERACTIVE: deque(), Priority.BULK: deque()}
-        self._queued = dict.fromkeys(Priority, 0)  # tokens
-        self._announced = dict.fromkeys(Priority, 0)  # tokens of requests that are being tokenised, at least
+        self._waiting: dict[Priority, FairQueue[Job[P, R]]] = {
+            each: FairQueue(int(_CREDIT_S * throughput.rate())) for each in Priority
+        }
+        self._announced: Counter[tuple[Priority, str]] = Counter()  # tokens being tokenised, at least
         self._live: set[Job[P, R]] = set()
         self._running: dict[asyncio.Task[None], Batch[P, R]] = {}
         self._refusal: EngineError | None = None
         self._last_priority = Priority.INTERACTIVE  # that opened the last batch
         self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty queue, or ended a batch
         self._bulk_took = 0.0  # seconds of the last batch it opened
+        self._last_caller = ""
+        self._turned_at = -math.inf  # when a request of another caller than the last one's came
         self._pumping = False
 
     @contextmanager
-    def announce(self, tokens: int, priority: Priority, deadline: float | None) -> Iterator[None]:
+    def announce(self, tokens: int, priority: Priority, deadline: float | None, caller: str = "") -> Iterator[None]:
         """To be held while a request of at least `tokens` is tokenised; raises if it would be refused: that is cheap.
 
         Until it is submitted it counts for those that are announced after it.
         """
-        queued = {each: self._queued[each] + self._announced[each] for each in Priority}
-        self._admit(tokens, 0, priority, deadline, queued)
-        self._announced[priority] += tokens
+        self._admit(tokens, 0, priority, deadline, caller, self._announced[priority, caller])
+        self._announced[priority, caller] += tokens
         try:
             yield
         finally:
-            self._announced[priority] -= tokens
+            self._announced[priority, caller] -= tokens
+            self._announced += Counter()  # drops those that are zero
 
     async def submit(
         self,
@@ -76,6 +86,7 @@ class Scheduler(Generic[P, R]):
         shared: int = 0,
         priority: Priority,
         deadline: float | None = None,
+        caller: str = "",
         context: object = None,
     ) -> Outcome[R]:
         """Runs all items. Cancelling the caller drops what was not dispatched.
@@ -85,12 +96,13 @@ class Scheduler(Generic[P, R]):
         if not payloads:
             return Outcome([], 0.0, 0.0)
         total = sum(costs)
-        probe = self._admit(total + shared, max(costs) + shared, priority, deadline, self._queued)
+        probe = self._admit(total + shared, max(costs) + shared, priority, deadline, caller)
         job: Job[P, R] = Job(
             payloads=payloads,
             costs=costs,
             shared=shared,
             priority=priority,
+            caller=caller,
             deadline=deadline,
             context=context,
             future=asyncio.get_running_loop().create_future(),
@@ -100,10 +112,11 @@ class Scheduler(Generic[P, R]):
             unresolved=len(payloads),
             results=[None] * len(payloads),
         )
-        if priority is Priority.BULK and not self._queued[priority]:
+        if priority is Priority.BULK and not self._waiting[priority].tokens:
             self._bulk_since = job.admitted
+        if caller != self._last_caller:
+            self._last_caller, self._turned_at = caller, job.admitted
         self._waiting[priority].append(job)
-        self._queued[priority] += job.queued
         self._live.add(job)
         self._wake()
         try:
@@ -117,7 +130,7 @@ class Scheduler(Generic[P, R]):
     def stats(self) -> QueueStats:
         """What waits, what runs, how fast."""
         return QueueStats(
-            queued_tokens=sum(self._queued.values()),
+            queued_tokens=sum(queue.tokens for queue in self._waiting.values()),
             inflight_tokens=sum(batch.cost for batch in self._running.values()),
             tokens_per_second=self._throughput.rate(),
             queue_limit_tokens=self._limits.queue,
@@ -140,11 +153,22 @@ class Scheduler(Generic[P, R]):
         self.abort(self._refusal or Draining())
 
     def _admit(
-        self, tokens: int, largest: int, priority: Priority, deadline: float | None, queued: Mapping[Priority, int]
+        self,
+        tokens: int,
+        largest: int,
+        priority: Priority,
+        deadline: float | None,
+        caller: str,
+        announced: int = 0,
     ) -> bool:
         """Raises unless the request is taken. Whether it is a probe."""
         if self._refusal:
             raise self._refusal
+        # Of its own priority it finds what is served before it, which is not all that greedier callers have queued.
+        queued = {
+            each: queue.ahead(caller, tokens) + announced if each is priority else queue.tokens
+            for each, queue in self._waiting.items()
+        }
         found, probe = Found(queued, self._in_flight_s()), self._may_probe()
         left = None if deadline is None else deadline - self._clock()
         if refusal := self._admission.refusal(tokens, largest, priority, left, found, probe=probe):
@@ -176,7 +200,7 @@ class Scheduler(Generic[P, R]):
         for priority in order:
             self._drop_late(priority, now)
         for priority in order:
-            limit = self._limits.batch
+            limit = self._limit(now)
             if priority is Priority.BULK:
                 limit = self._limits.mixed if batch else self._bulk_limit(under_way)
             while job := self._front(priority):
@@ -187,20 +211,19 @@ class Scheduler(Generic[P, R]):
                 # All of a batch is answered at its end, so it ends before the first deadline of those in it.
                 limit = min(limit, self._within(job, now))
                 batch.fill(job, limit)
-                self._queued[priority] -= before - job.queued
+                if not job.queued:
+                    self._waiting[priority].popleft()
+                self._waiting[priority].served(job.caller, before - job.queued)
                 if job.queued:
                     break
-                self._waiting[priority].popleft()
         return batch
 
     def _front(self, priority: Priority) -> Job[P, R] | None:
         """The first request of a priority that still waits."""
         jobs = self._waiting[priority]
-        while jobs:
-            if not jobs[0].future.done():
-                return jobs[0]
+        while (job := jobs.front()) and job.future.done():
             self._forget(jobs.popleft())  # cancelled or failed
-        return None
+        return job
 
     def _drop_late(self, priority: Priority, now: float) -> None:
         """Fails the requests that can no longer be in time behind those before them, so that these have their place."""
@@ -228,7 +251,7 @@ class Scheduler(Generic[P, R]):
         An estimate that is too low would refuse everything for ever: only batches correct it. So a model that has had
         nothing to do for a while takes one request whatever its deadline.
         """
-        idle = not self._running and not any(self._queued.values())
+        idle = not self._running and not any(queue.tokens for queue in self._waiting.values())
         return idle and self._clock() - self._last_end >= _PROBE_S
 
     def _bulk_is_due(self, now: float) -> bool:
@@ -249,7 +272,9 @@ class Scheduler(Generic[P, R]):
     def _misses_deadline_for(self, bulk: Job[P, R], now: float) -> bool:
         """Whether an interactive request would be in time now, but not after the next bulk batch."""
         first = bulk.costs[bulk.next] + bulk.shared
-        batch_s = self._throughput.seconds(max(first, min(self._queued[Priority.BULK], self._bulk_limit(0))), first)
+        batch_s = self._throughput.seconds(
+            max(first, min(self._waiting[Priority.BULK].tokens, self._bulk_limit(0))), first
+        )
         ahead = 0
         for job in self._waiting[Priority.INTERACTIVE]:
             ahead += job.queued
@@ -258,6 +283,13 @@ class Scheduler(Generic[P, R]):
                 if done <= job.deadline < done + batch_s:
                     return True
         return False
+
+    def _limit(self, now: float) -> int:
+        """Tokens of the next batch. A batch cannot be interrupted, so callers that take turns get short ones."""
+        limit = self._limits.batch
+        if now - self._turned_at < _TURNS_S:
+            limit = min(limit, max(_SHORT_TOKENS, int(_SHORT_S * self._throughput.rate())))
+        return limit
 
     def _bulk_under_way(self) -> int:
         """Tokens of the running batches that bulk requests opened."""
@@ -284,7 +316,7 @@ class Scheduler(Generic[P, R]):
         self._last_end = end
         if failure is None:
             self._throughput.measured(batch.cost, took)
-        if not self._queued[Priority.INTERACTIVE]:
+        if not self._waiting[Priority.INTERACTIVE].tokens:
             self._admission.queue_is_empty()
         if batch.priority is Priority.BULK:
             self._bulk_since, self._bulk_took = end, took
@@ -312,7 +344,7 @@ class Scheduler(Generic[P, R]):
     def _forget(self, job: Job[P, R]) -> None:
         """Drops what was not dispatched. Its queue loses the empty shell when that comes to the front."""
         self._live.discard(job)
-        self._queued[job.priority] -= job.queued
+        self._waiting[job.priority].dropped(job.caller, job.queued)
         job.payloads, job.remaining, job.next = (), 0, len(job.costs)
 
     def _in_flight_s(self) -> float:

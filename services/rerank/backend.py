@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.api.backend import FailedItem, Reranked, ScoredDocument
 from services.api.options import RerankOptions
 from services.engine.types import Failure
+from services.runtime import callers
 from services.runtime.errors import to_status
 from services.worker import convert
 from services.worker.errors import engine_problems, problem_of
@@ -49,6 +50,7 @@ class EngineBackend:
                 max_tokens=options.max_tokens,
                 priority=convert.PRIORITY[options.priority],
                 deadline=deadline,
+                caller=callers.current().name,
                 context=request,
             )
         items: list[ScoredDocument | FailedItem] = [

@@ -13,6 +13,7 @@ SEVERAL = {
     "api/test_embed_stream.py",
     "engine/devices/test_cuda_fake.py",
     "engine/test_bulk_beside_interactive.py",
+    "engine/test_fair_shares.py",
     "engine/test_overload.py",
     "engine/test_parity.py",
     "engine/test_threads.py",

@@ -66,6 +66,7 @@ async def run(runner: Runner, sequences: list[np.ndarray]) -> list[object]:
         costs=[len(s) for s in sequences],
         shared=0,
         priority=Priority.BULK,
+        caller="",
         deadline=None,
         context="who asked",
         future=asyncio.get_running_loop().create_future(),

@@ -302,6 +302,26 @@ async def test_bulk_is_served_in_the_end_however_much_is_interactive(world: Worl
     assert Priority.INTERACTIVE in [batch.priority for batch in world.batches[1:]]
 
 
+async def test_callers_that_take_turns_get_short_batches() -> None:
+    limits = Limits(batch=2000, bulk=1000, queue=100_000, mixed=32)
+    world = World(limits)
+    greedy = [world.submit(*[50] * 100, caller="greedy") for _ in range(2)]
+    await settle()
+    world.now += 11.0
+    await world.finish()
+    assert world.batches[1].cost == 2000
+    modest = world.submit(50, caller="modest")
+    await settle()
+    await world.finish()
+    assert world.batches[2].cost <= 256
+    assert world.batches[2].parts[0][0].caller == "modest"
+    world.now += 11.0
+    await world.finish()
+    assert world.batches[3].cost == 2000
+    await world.finish_all()
+    await asyncio.gather(*greedy, modest)
+
+
 async def test_a_large_request_is_spread_over_steps_and_pays_its_prefix_in_each(world: World) -> None:
     task = world.submit(*[15] * 5, shared=10)
     await settle()
