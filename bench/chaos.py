@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)} (default: all but soak)"
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, help="length of each load (default 5 to 12 s; of soak 1800 s; publish 60 s or more)"
+        "--seconds", type=float, help="length of each load (default 4 to 12 s; of soak 1800 s; publish 60 s or more)"
     )
     parser.add_argument("--kinds", default="embed,rerank,inline,search", help="kinds of calls of `overload`")
     parser.add_argument("--factors", default="2,4", help="multiples of the capacity of `overload` (default 2,4)")
     parser.add_argument("--deadlines", default="1,5", help="deadlines in seconds of `overload` (default 1,5)")
     parser.add_argument("--repeats", type=int, default=1, help="run everything so many times (default 1)")
     parser.add_argument("--texts", type=int, default=30_000_000, help="empty texts in a message (default 30000000)")
-    parser.add_argument("--requests", type=int, default=5_000, help="hostile ones (default 5000; publish 50000)")
+    parser.add_argument("--requests", type=int, default=2_000, help="hostile ones (default 2000; publish 50000)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the processes, to compare with"
     )

@@ -66,22 +66,23 @@ def unexplained(outcomes: Iterable[Outcome]) -> int:
     )
 
 
-def stable_after(
+def reached_and_stable_after(
     outcomes: Sequence[Outcome], begun: float, ended: float, least: float, window: float = 1.0
-) -> float | None:
-    """Seconds from `begun` until the rate of answers, over a window, stays at `least` or more; None if it never does.
+) -> tuple[float | None, float | None]:
+    """Seconds from `begun` until the rate of answers over a window is at least `least`, and until it stays so.
 
-    Answers count when they arrive. A window that ends at t counts as t.
+    Answers count when they arrive; a window counts as its beginning. None: never.
     """
     ends = np.sort([_end(outcome) for outcome in outcomes if outcome.ok])
-    moments = np.arange(begun + window, ended, 0.05)
+    moments = np.arange(begun, ended - window, 0.05)
     if not len(moments):
-        return None
-    rates = (np.searchsorted(ends, moments, "right") - np.searchsorted(ends, moments - window, "right")) / window
-    low = np.flatnonzero(rates < least)
+        return None, None
+    rates = (np.searchsorted(ends, moments + window, "right") - np.searchsorted(ends, moments, "right")) / window
+    high, low = np.flatnonzero(rates >= least), np.flatnonzero(rates < least)
+    reached = float(moments[high[0]] - begun) if len(high) else None
     if not len(low):
-        return 0.0
-    return None if low[-1] == len(moments) - 1 else float(moments[low[-1] + 1] - window - begun)
+        return reached, 0.0
+    return reached, None if low[-1] == len(moments) - 1 else float(moments[low[-1] + 1] - begun)
 
 
 def trouble_until(outcomes: Sequence[Outcome], since: float, slow: float) -> float:

@@ -98,7 +98,8 @@ class Generator:
         """All calls, then the checks."""
         plan, self._begun = self._plan, begin
         moments = [0.0] * plan.at_once or arrivals(plan.steps, plan.seed)
-        self._kept = max(1, len(moments) // (4 * plan.checks))
+        # A load that is told to end may end long before its last moment.
+        self._kept = max(1, len(moments) // ((32 if plan.until_told else 4) * plan.checks))
         back = None
         if plan.concurrency:
             await self._closed()

@@ -36,7 +36,7 @@ class Run:
     settings: Mapping[str, str] = field(default_factory=dict)
     seed: int = 1
     texts: int = 30_000_000
-    requests: int = 5_000
+    requests: int = 2_000
     kinds: tuple[str, ...] = KINDS
     factors: tuple[float, ...] = (2.0, 4.0)
     deadlines: tuple[float, ...] = (1.0, 5.0)
@@ -63,7 +63,7 @@ class Run:
     def capacity(self, fleet: Fleet, kind: str, **words: Any) -> float:
         """Calls per second that the fleet answers if as many as it takes are always in flight."""
         replicas = sum(name.startswith("embed") for name in fleet.workers)
-        seconds = min(_CAPACITY_MOST_S, max(_CAPACITY_LEAST_S, self.seconds(5.0)))
+        seconds = min(_CAPACITY_MOST_S, max(_CAPACITY_LEAST_S, self.seconds(4.0)))
         plan = self.plan(
             fleet, kind, concurrency=_CLOSED_LOOP * replicas, seconds=seconds, seed=self.seed + 70_000, **words
         )

@@ -23,7 +23,7 @@ _DEADLINE_S = 5.0
 
 def empty_texts(run: Run) -> None:
     """A stranger without a token sends messages that hold millions of empty texts; good calls go on beside it."""
-    seconds = run.seconds(9.0)
+    seconds = run.seconds(6.0)
     with _tokens_file() as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
         rate = 0.3 * run.capacity(fleet, "embed", token=_token("good"))
         plan = run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S, token=_token("good"))
@@ -61,7 +61,7 @@ def empty_texts(run: Run) -> None:
 
 def greedy(run: Run) -> None:
     """A caller that sends four times what the system can take, beside one that sends a fifth of it."""
-    seconds = run.seconds(8.0)
+    seconds = run.seconds(6.0)
     with _tokens_file() as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
         capacity = run.capacity(fleet, "embed", token=_token("modest"))
         modest = [(seconds, _MODEST * capacity)]

@@ -36,7 +36,7 @@ def redis_freeze(run: Run) -> None:
         load.at(thawed)
         fleet.thaw("redis")
         results = {kind: load.result() for kind, load in loading.items()}
-    case = f"SIGSTOP for {thawed - frozen:g} s"
+    case = f"SIGSTOP for {thawed - frozen:.1f} s"
     _searches(run, "redis-freeze", f"{case}, searches", results["search"], frozen, thawed)
     for kind in ("embed", "rerank"):
         _beside(run, f"{case}, {kind} beside", results[kind], frozen, thawed)

@@ -13,7 +13,7 @@ _TENTH = EMBED_PACE / 10
 
 def kill(run: Run) -> None:
     """SIGKILL, and a new one after a while."""
-    seconds = run.seconds(9.0)
+    seconds = run.seconds(6.0)
     with Fleet(embed=[EMBED_PACE] * 3, settings=run.settings) as fleet:
         rate = _LOAD * run.capacity(fleet, "embed")
         with Load(run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S)) as load:
@@ -40,12 +40,12 @@ def freeze(run: Run) -> None:
             fleet.thaw("embed-1")
             result = load.result()
     asked = {"success": ">= 0.99", "success_later": ">= 1"}
-    _line(run, "freeze", f"SIGSTOP of one of three for {thawed - frozen:g} s", result, frozen, asked)
+    _line(run, "freeze", f"SIGSTOP of one of three for {thawed - frozen:.1f} s", result, frozen, asked)
 
 
 def slow(run: Run) -> None:
     """One that is ten times slower than its two neighbours, beside three equal ones."""
-    seconds = run.seconds(9.0)
+    seconds = run.seconds(6.0)
     fleet = Fleet(embed=[EMBED_PACE] * 3 + [_TENTH], gateways=2, settings=run.settings)
     equal, uneven = fleet.workers[:3], fleet.workers[1:4]
     fleet.reached = {"gateway-0": [*equal, "rerank-0"], "gateway-1": [*uneven, "rerank-0"]}

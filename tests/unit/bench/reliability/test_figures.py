@@ -54,11 +54,13 @@ def test_ends_that_the_contract_does_not_name_are_unexplained() -> None:
 
 
 def test_a_rate_is_stable_from_its_last_low_window_on() -> None:
-    dip = steady(100, 0, 4) + steady(50, 4, 5) + steady(100, 5, 10)
-    assert figures.stable_after(dip, 2.0, 10.0, 90.0) == pytest.approx(2.8, abs=0.1)
-    assert figures.stable_after(steady(100, 0, 10), 2.0, 10.0, 90.0) == 0
-    assert figures.stable_after(steady(100, 0, 10), 2.0, 10.0, 110.0) is None
-    assert figures.stable_after([], 2.0, 2.5, 1.0) is None
+    dip = steady(50, 0, 2) + steady(100, 2, 4) + steady(50, 4, 5) + steady(100, 5, 10)
+    reached, stable = figures.reached_and_stable_after(dip, 1.0, 10.0, 90.0)
+    assert reached == pytest.approx(0.8, abs=0.1)
+    assert stable == pytest.approx(3.8, abs=0.1)
+    assert figures.reached_and_stable_after(steady(100, 0, 10), 2.0, 10.0, 90.0) == (0, 0)
+    assert figures.reached_and_stable_after(steady(100, 0, 10), 2.0, 10.0, 110.0) == (None, None)
+    assert figures.reached_and_stable_after([], 2.0, 2.5, 1.0) == (None, None)
 
 
 def test_trouble_ends_with_the_last_call_that_fails_or_is_slow() -> None:
