@@ -111,8 +111,7 @@ class Dispatcher(Generic[S]):
             try:
                 if not problems:
                     return await self._first_attempt(send, replica, tried, deadline, work)
-                sent = self._sent(replica, work)
-                return await self._attempt(send, replica, sent, deadline, names.Attempt.RETRY)
+                return await self._again(send, replica, deadline, work, names.Attempt.RETRY)
             except (ReplicaFull, NotReady, UpstreamUnavailable) as problem:
                 problems.append(problem)
                 if isinstance(problem, UpstreamUnavailable):
@@ -185,6 +184,12 @@ class Dispatcher(Generic[S]):
             else:
                 balance.failed(load, sent, now, pause_s)
 
+    async def _again(
+        self, send: Send[S, Reply], replica: Replica[S], deadline: float, work: Work, kind: names.Attempt
+    ) -> Reply:
+        """Another attempt. As a task it notes the call only when it runs: it may be cancelled before."""
+        return await self._attempt(send, replica, self._sent(replica, work), deadline, kind)
+
     def _sent(self, replica: Replica[S], work: Work) -> Sent:
         return self._balance.sent(replica.load, work.tokens, self._clock())
 
@@ -205,7 +210,7 @@ class Dispatcher(Generic[S]):
             replica = self._second(first, work)
             if replica is not None:
                 tried.append(replica)
-                attempt = self._attempt(send, replica, self._sent(replica, work), deadline, names.Attempt.HEDGE)
+                attempt = self._again(send, replica, deadline, work, names.Attempt.HEDGE)
                 second.append(asyncio.create_task(attempt))
                 second[0].add_done_callback(overtake)
 
