@@ -6,12 +6,15 @@ An answer is a gRPC code ("INVALID_ARGUMENT"), with its message if it is one of 
 
 import asyncio
 import gzip
+import math
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import grpc
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -102,22 +105,68 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+_TEXTS = [
+    "", " ", "\0", "\ufeff", "\U0010ffff", "\u202e", "\ud7ff", "x" * 3000, "é" * 513, "null", "NaN", "0", "-1",
+    "[" * 5000, "{" * 5000, "(" * 4000, '{"a":' * 3000, '{"a": ' + "9" * 5000 + "}", '{"a": 1e400}',
+    '{"a": "\\ud800"}', '{"a": NaN}', '{"a": -Infinity}', '{"\\u0000": 1}', '{"a": [1, [2]], "a": {"b": null}}',
+    "not " * 1000 + ".a", "-" * 4000, ".a == 1 and .b", ".a in [" + "1," * 1500 + "1]", ".a == " + "9" * 4000,
+    ".a ** .a ** .a", "." + "a" * 4000, "'", '"\\', "docs", "alias", "*", "../..", "{docs}", "a\r\nb", "$(sleep 1)",
+    "<|im_end|>", "winnow.embed.v1.EmbedService",
+]  # fmt: skip
+
+
+def nasty(request: Message, rng: random.Random) -> bytes:
+    """The request with some of its fields set to values that nobody should send."""
+    changed = type(request)()
+    changed.CopyFrom(request)
+    for _ in range(rng.randint(1, 3)):
+        _spoil(changed, rng)
+    return changed.SerializeToString()
+
+
+def _spoil(message: Message, rng: random.Random) -> None:
+    fields: Sequence[Any] = message.DESCRIPTOR.fields
+    if not fields:
+        return
+    field = rng.choice(fields)
+    if field.message_type is not None:
+        inner = getattr(message, field.name)
+        _spoil(rng.choice((*inner, inner.add())) if field.is_repeated else inner, rng)
+        return
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_STRING:
+            value: object = rng.choice(_TEXTS)
+        case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:
+            value = rng.choice((math.nan, math.inf, -math.inf, 1e308, -0.0, 5e-324))
+        case FieldDescriptor.CPPTYPE_BOOL:
+            value = rng.random() < 0.5
+        case FieldDescriptor.CPPTYPE_UINT32 | FieldDescriptor.CPPTYPE_UINT64:
+            value = rng.choice((0, 1, 31, 32, 33, 2**31, 2**32 - 1))
+        case _:
+            value = rng.choice((-(2**31), -1, 0, 1, 7, 2**31 - 1))
+    if field.is_repeated:
+        getattr(message, field.name).extend([value] * rng.choice((1, 2, 40)))
+    else:
+        setattr(message, field.name, value)
+
+
 async def fuzz(part: str, address: str, rng: random.Random, requests: int, at_once: int = 32) -> Counter[str]:
-    """Mutations of valid requests of every method, as unary calls: a stream takes them as its first message."""
+    """Requests of every method, mutated or with nasty values. A stream takes them as its only message."""
     seen: Counter[str] = Counter()
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
     prepared = []
     for _ in range(requests):
         method, request = rng.choice(METHODS[part])
         data = request.SerializeToString()
-        prepared.append((method, data if rng.random() < 0.1 else mutated(data, rng)))
+        way = rng.random()
+        prepared.append((method, data if way < 0.1 else nasty(request, rng) if way < 0.5 else mutated(data, rng)))
     todo = iter(prepared)
     async with grpc.aio.insecure_channel(address, options) as channel:
 
         async def one() -> None:
             for method, data in todo:
-                stub: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method, None, None)
-                call = stub(_once(data), timeout=_TIMEOUT_S)
+                stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method, None, None)
+                call = stub(data, timeout=_TIMEOUT_S)
                 try:
                     async for _ in call:
                         pass
@@ -128,10 +177,6 @@ async def fuzz(part: str, address: str, rng: random.Random, requests: int, at_on
 
         await asyncio.gather(*(one() for _ in range(at_once)))
     return seen
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _answers(answered: Connection, streams: Iterable[int]) -> Counter[str]:

@@ -24,6 +24,8 @@ _WAITING_LINES, _FLUSH_SECONDS = 10_000, 1.0
 
 # These loggers quote a caller's headers if they are malformed.
 _QUOTING = ("opentelemetry.trace.span", "opentelemetry.baggage.propagation")
+# grpc does so at ERROR, with a traceback, and then goes on.
+_GRPC, _GRPC_QUOTES = "grpc._cython.cygrpc", "Invalid encoding on"
 
 
 def configure(level: str, form: Literal["plain", "json"]) -> None:
@@ -34,6 +36,7 @@ def configure(level: str, form: Literal["plain", "json"]) -> None:
     announcements.setLevel(logging.INFO)
     for name in _QUOTING:
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger(_GRPC).addFilter(lambda record: not str(record.msg).startswith(_GRPC_QUOTES))
 
 
 class BackgroundHandler(logging.Handler):

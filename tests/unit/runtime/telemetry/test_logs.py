@@ -67,3 +67,18 @@ def test_what_is_logged_last_is_written() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 3
     assert done.stderr.endswith("the end\n")
+
+
+def test_a_header_that_grpc_cannot_decode_is_not_quoted() -> None:
+    script = """
+from grpc._cython import cygrpc
+from services.runtime.telemetry import logs
+logs.configure("DEBUG", "plain")
+import logging
+logging.getLogger("grpc._cython.cygrpc").error("Invalid encoding on %s", b"a secret")
+logging.getLogger("grpc._cython.cygrpc").error("another error")
+logging.shutdown()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert "secret" not in done.stderr
+    assert "another error" in done.stderr
