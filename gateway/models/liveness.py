@@ -25,8 +25,9 @@ _TICK_S = 0.1
 _QUIET_TICKS = 3
 _ASKED_TICKS = 4
 _ASK_TIMEOUT_S = 5.0
-# If there is no other replica, a call to a silent one has this long.
-_PATIENCE_S = 2.0
+# If there is no other replica, a call to a silent one has this long: on a machine that is short of processors a worker
+# may pause for seconds, and HTTP/2's keepalive finds a process that is stopped before that.
+_PATIENCE_S = 10.0
 
 S = TypeVar("S")
 

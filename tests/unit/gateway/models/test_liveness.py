@@ -93,10 +93,10 @@ async def test_without_another_replica_its_calls_have_more_time() -> None:
     frozen = Replica()
     pool = Pool(frozen)
     sent = frozen.send(now=0.0)
-    await pool.ticks(20, now=1.9)
+    await pool.ticks(20, now=9.9)
     assert frozen.load.silent
     assert not sent.given_up
-    await pool.ticks(1, now=2.0)
+    await pool.ticks(1, now=10.0)
     assert sent.given_up
 
 
