@@ -79,6 +79,7 @@ class Simulation:
         batch = min(LIMITS.batch, max(int(model.rate * (patience / 2 - model.fixed)), *(kind.cost for kind in kinds)))
         self.capacity = batch / model.seconds(batch)
         self.calls: list[Call] = []
+        self.queue_s: list[float] = []  # the metric that replicas are scaled by, as each call finds it
         self._events: list[tuple[float, int]] = []  # (when, call): it arrives, then its caller gives up
         shares = [1 / kind.tokens for kind in kinds]
         mean, at = len(kinds) / sum(shares), 0.0
@@ -107,6 +108,7 @@ class Simulation:
 
     def _send(self, number: int) -> asyncio.Task[Outcome[int]]:
         call = self.calls[number]
+        self.queue_s.append(self.scheduler.stats().seconds)
         deadline = None if call.kind.patience is None else self.now + call.kind.patience
         costs = [call.kind.cost] * call.kind.items
         task = asyncio.ensure_future(
@@ -180,6 +182,7 @@ async def test_overload_leaves_the_goodput_at_capacity(load: str, times: float, 
     assert min(done.halves()) >= 0.85
     assert done.late() <= 0.02
     assert done.refused_after(0.98) < 0.05
+    assert sum(done.queue_s) / len(done.queue_s) >= 0.35  # above the autoscalers' target of 0.25
     # The patient are not better off than the others, nor small calls than large ones.
     shares = [done.answered(kind) for kind in kinds]
     assert min(shares) >= 0.6 * max(shares)
