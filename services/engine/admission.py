@@ -4,10 +4,10 @@ There are two reasons to refuse. `DeadlineTooShort`: its own work takes longer t
 it in time. `Overloaded`: here too much waits before it; another replica may have room, and so may this one later.
 
 What counts is what waits before a request, not how much it brings: a large one is taken on the terms of a small one.
-Under a standing overload the queue is as long as its least patient callers bear, for all of them. Otherwise those with
-much time would fill it, and those with little would always be refused.
-Simulated (2 and 4 times the capacity, deadlines of 1 s and 5 s): as much goodput as newest first, earliest deadline
-first and a queue that each fills to its own deadline, fewer late answers, and by far the fairest.
+From the first refusal until the queue is empty, its bound is what the least patient caller bears, for all. Otherwise
+those with much time would fill it, and those with little would always be refused.
+Simulated (2 and 4 times the capacity, deadlines of 1 s and 5 s) beside newest first, earliest deadline first, CoDel's
+rule and a queue that each fills to its own deadline: as much goodput, fewer late answers, and the fairest.
 """
 
 import math
@@ -23,8 +23,9 @@ from services.engine.types import Priority
 # no other waiting may fill all of it.
 _BULK_SHARE = 0.75
 _QUEUE_SHARE = 0.4  # of the time that a request has to spare, what the queue before it may be estimated to take
-# A shorter queue leaves the model without work now and then, however impatient a caller is.
-_LEAST_QUEUE_S = 0.25
+# The queue under an overload. Shorter, it leaves the model without work now and then, however impatient a caller is,
+# and hides from the autoscalers, whose target it is. Longer, it answers no more calls, and all of them later.
+_LEAST_QUEUE_S, _MOST_QUEUE_S = 0.25, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Admission:
         if wait_s <= most_s:
             return None
         if priority is Priority.INTERACTIVE and most_s > 0:  # else what runs is to blame, not the queue
-            self._queue_s = min(self._queue_s, max(most_s, _LEAST_QUEUE_S))
+            self._queue_s = min(self._queue_s, max(_LEAST_QUEUE_S, min(most_s, _MOST_QUEUE_S)))
         return Overloaded(found.in_flight_s + wait_s - max(0.0, most_s))
 
     def late(self, ahead: int, tokens: int, largest: int, left: float) -> EngineError | None:

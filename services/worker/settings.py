@@ -44,7 +44,7 @@ class WorkerSettings(ProcessSettings):
         10.0,
         gt=0,
         description="seconds of work, as measured, that may wait before an interactive call; a call that finds more is"
-        " refused, whatever its own size; less for a call whose deadline is near, and for all while such are refused",
+        " refused, whatever its own size; less for a call whose deadline is near, and for all in an overload",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one per core")
     tokenizer_threads: int = Field(2, ge=1, description="CPU threads of the tokenizer")

@@ -218,10 +218,13 @@ async def test_nothing_is_refused_at_a_load_that_fits(load: str) -> None:
     assert {call.end for call in done.calls} == {End.OK}
 
 
-async def test_the_end_of_an_overload_is_the_end_of_its_refusals() -> None:
-    model, kinds, _ = LOADS["short texts"]
-    done = await Simulation(model, kinds, lambda at: 4.0 if at < 20 else 0.5, 40.0).run()
-    assert {call.end for call in done.calls if call.arrived >= 21} == {End.OK}
+@pytest.mark.parametrize("patience", [1.0, 5.0])
+async def test_a_second_after_an_overload_all_is_as_before(patience: float) -> None:
+    model, (kind,), _ = LOADS["short texts"]
+    done = await Simulation(model, [replace(kind, patience=patience)], lambda at: 4.0 if at < 20 else 0.5, 40.0).run()
+    calm = [call for call in done.calls if call.arrived >= 21]
+    assert {call.end for call in calm} == {End.OK}
+    assert max(call.took for call in calm) < 0.8
 
 
 async def test_callers_with_time_correct_the_estimate_for_those_without() -> None:
