@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
+from services.engine import calibration
+from services.engine.calibration import Calibration
 from services.engine.errors import EngineError, InvalidInput, ModelBroken
 from services.engine.jobs import Batch, Outcome
 from services.engine.load import Loaded, load
@@ -50,6 +52,8 @@ class _Engine:
         self.on_broken: Callable[[ModelBroken], None] | None = None
         self._limits, self._throughput, self._runner = loaded.limits, loaded.throughput, loaded.runner
         self._tokenizing = Tokenizing(tokenizer_threads, _READ_AHEAD * _CHARACTERS_PER_TOKEN * loaded.limits.queue)
+        self._calibration = Calibration(loaded.throughput, loaded.limits, loaded.tokenizer.rows)
+        self._calibrating: asyncio.Task[None] | None = None
         self._scheduler: Scheduler[Ids, Vector] | None = None
 
     def start(self) -> None:
@@ -58,6 +62,7 @@ class _Engine:
         self._runner.on_batch = self._report
         self._runner.optimize()
         self._scheduler = Scheduler(self._run, self._limits, self._throughput)
+        self._calibrating = asyncio.create_task(self._calibration.keep(self._scheduler), name="calibration")
 
     def stats(self) -> QueueStats:
         """The queue now, and the measured speed."""
@@ -69,13 +74,15 @@ class _Engine:
 
     def close(self) -> None:
         """Fails what is still queued with Draining and ends the threads. Safe to call twice."""
+        if self._calibrating:
+            self._calibrating.cancel()
         if self._scheduler:
             self._scheduler.close()
         self._runner.close()
         self._tokenizing.close()
 
     def _report(self, report: BatchReport) -> None:
-        if self.on_batch:
+        if self.on_batch and report.requests != (calibration.CONTEXT,):
             self.on_batch(report)
 
     async def _run(self, batch: Batch[Ids, Vector]) -> Sequence[Vector | EngineError]:

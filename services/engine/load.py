@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from services.engine import host, precision
+from services.engine.calibration import random_texts
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
 from services.engine.checkpoint.sentence_transformers import longest_text
@@ -37,7 +38,7 @@ _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
 # Distance between two outputs for one text that rounding may explain; a wrong mask or position moves them much more.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.int8: 5e-2}
 _WARM_UP_TOKENS = (6, 24, 256)  # of a batch; and a full batch, if it takes less than so many seconds
-_WARM_UP_S, _WARM_UP_TEXT = 1.0, 64
+_WARM_UP_S = 1.0
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
 
@@ -172,13 +173,11 @@ def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> dict[in
 
     Sizes that would take long are left out: from some hundred tokens on, a batch costs in proportion.
     """
-    random, rates = np.random.default_rng(0), dict[int, float]()
+    rates = dict[int, float]()
     for size in sorted({min(size, batch_tokens) for size in (*_WARM_UP_TOKENS, batch_tokens)}):
         if rates and size / rates[max(rates)] > _WARM_UP_S:
             break
-        # Texts of random tokens, so that nothing is shared.
-        count = max(1, size // _WARM_UP_TEXT)
-        batch = [*random.integers(0, tokenizer.rows, (count, size // count), np.int32)]
+        batch = random_texts(tokenizer.rows, size)
         seconds = []
         for _ in range(3):  # the first is slow; estimates from one too slow would refuse work that has time
             start = time.perf_counter()

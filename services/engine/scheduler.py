@@ -60,6 +60,7 @@ class Scheduler(Generic[P, R]):
         self._last_priority = Priority.INTERACTIVE  # that opened the last batch
         self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty queue, or ended a batch
         self._bulk_took = 0.0  # seconds of the last batch it opened
+        self._largest = 0
         self._last_caller = ""
         self._turned_at = -math.inf  # when a request of another caller than the last one's came
         self._pumping = False
@@ -126,6 +127,16 @@ class Scheduler(Generic[P, R]):
         assert job.started is not None
         results = [result for result in job.results if result is not None]
         return Outcome(results, job.started - job.admitted, job.forward_s)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits."""
+        return bool(self._running or self._live)
+
+    def largest_batch(self) -> int:
+        """Tokens of the largest batch since it was asked last."""
+        largest, self._largest = self._largest, 0
+        return largest
 
     def stats(self) -> QueueStats:
         """What waits, what runs, how fast."""
@@ -316,6 +327,7 @@ class Scheduler(Generic[P, R]):
         self._last_end = end
         if failure is None:
             self._throughput.measured(batch.cost, took)
+            self._largest = max(self._largest, batch.cost)
         if not self._waiting[Priority.INTERACTIVE].tokens:
             self._admission.queue_is_empty()
         if batch.priority is Priority.BULK:
