@@ -5,6 +5,8 @@ a test that passes after an upgrade says that its workaround can go. These stand
 
 - `telemetry.client.ClientTelemetry.unary` awaits a call, not its `code()`: a call that cannot start has no status.
 - `rpc_status.is_stray`: a CancelledError that nobody sent ends a handler without a status, and its client hangs.
+- `interceptors.errors` clears the traceback of an AbortError: grpc keeps the exception in the state of the call, in a
+  cycle that also holds the request, and keeps the state of the last call.
 - `interceptors.interceptor._writing` closes the generator of a cancelled stream, which grpc.aio drops.
 - `reloading_channel`: a channel's certificates are fixed for its life (grpc/grpc issue 41779).
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from collections.abc import Sequence
 from typing import Protocol
@@ -39,6 +40,7 @@ from services.runtime.tls import server_credentials
 log = logging.getLogger("winnow.server")
 
 _MAX_STREAMS = 2000
+_MAX_CONNECTIONS = 10_000
 _STOP_SECONDS = 0.5  # for statuses that are still being sent
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -209,6 +211,7 @@ def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # with 1, a second process would share the port silently
         # One client's share of `max_calls`. Its other calls wait on its side until a stream ends.
         ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        ("grpc.max_allowed_incoming_connections", _max_connections()),  # one more is closed
         ("grpc.server_handshake_timeout_ms", 10_000),
         # DecodingInterceptor does it within its limit. grpc has none; it refuses other algorithms as UNIMPLEMENTED.
         ("grpc.per_message_decompression", 0),
@@ -227,3 +230,9 @@ def _options(settings: ProcessSettings) -> list[tuple[str, int]]:
     if settings.connection_age_seconds > 0:
         options.append(("grpc.max_connection_age_ms", int(settings.connection_age_seconds * 1000)))
     return options
+
+
+def _max_connections() -> int:
+    """Half of the descriptors at most: the rest is for workers, Redis and files."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(_MAX_CONNECTIONS, descriptors // 2)

@@ -4,6 +4,7 @@ All are expected to fail. One that passes after an upgrade of grpc fails the sui
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from tests.support.scripted import Scripted
+from tests.support.waiting import until
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 # A fault shows by waiting this long in vain; an answer that comes at all comes much sooner.
@@ -115,6 +117,20 @@ async def test_a_handler_that_ends_by_a_stray_cancellation_has_a_status() -> Non
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await embed_pb2_grpc.EmbedServiceStub(channel).Embed(embed_pb2.EmbedRequest(), timeout=IN_VAIN_S)
     assert failed.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@fault(TimeoutError)
+async def test_what_an_aborted_call_was_sent_is_freed() -> None:
+    async def answer(request: embed_pb2.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+
+    def kept() -> list[object]:
+        return [each for each in gc.get_objects() if isinstance(each, grpc.aio.AbortError) and each.__traceback__]
+
+    async with bare(Scripted(answer)) as address, grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await embed_pb2_grpc.EmbedServiceStub(channel).Embed(embed_pb2.EmbedRequest())
+        await asyncio.wait_for(until(lambda: not kept()), IN_VAIN_S)
 
 
 class Unread(Scripted):

@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.runtime import server
 from services.runtime.lifecycle import LIVENESS
 from tests.support.scripted import SERVICE, Scripted
 from tests.support.serving import PlainSettings, Served, failure, rich_status, serving
@@ -212,3 +213,16 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
         with pytest.raises(RuntimeError):
             async with serving(Scripted(), PlainSettings(listen=served.address)):
                 pass
+
+
+async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 2)
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
+    async with serving(Scripted()) as served:
+        await raw(served)(b"", timeout=10)
+        async with grpc.aio.insecure_channel(served.address, options) as second:
+            await embed_pb2_grpc.EmbedServiceStub(second).Embed(embed_pb2.EmbedRequest(), timeout=10)
+            async with grpc.aio.insecure_channel(served.address, options) as third:
+                one_more = embed_pb2_grpc.EmbedServiceStub(third).Embed(embed_pb2.EmbedRequest(), timeout=10)
+                assert (await failure(one_more)).code() is CODES.UNAVAILABLE
+            await embed_pb2_grpc.EmbedServiceStub(second).Embed(embed_pb2.EmbedRequest(), timeout=10)

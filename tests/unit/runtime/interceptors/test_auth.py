@@ -9,6 +9,7 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.runtime import callers
 from services.runtime.callers import Caller
@@ -34,6 +35,18 @@ async def test_calls_need_a_token_and_probes_do_not(tmp_path: Path) -> None:
             )
         health = health_pb2_grpc.HealthStub(served.channel)
         assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=10)).status == 1
+
+
+async def test_reflection_needs_a_token_too(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("search secret")
+    async with serving(Scripted(), PlainSettings(auth_tokens_file=path)) as served:
+        reflect = reflection_pb2_grpc.ServerReflectionStub(served.channel).ServerReflectionInfo
+        request = reflection_pb2.ServerReflectionRequest(list_services="*")
+        seen = rich_status(await failure(reflect(iter([request]), timeout=10).read()))
+        assert seen.reason == "UNAUTHENTICATED"
+        answered = reflect(iter([request]), timeout=10, metadata=(("authorization", "Bearer secret"),))
+        assert (await answered.read()).list_services_response.service
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Requests are decompressed, counted and parsed within limits, after the call has been admitted."""
 
+import gc
 import gzip
 from pathlib import Path
 
 import grpc
 import pytest
 
+from services.runtime.errors import InvalidFields
 from services.runtime.interceptors.interceptor import REFLECTION
 from tests.support.scripted import SERVICE, Scripted
 from tests.support.serving import PlainSettings, Served, failure, rich_status, serving
+from tests.support.waiting import until
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 
 EMBED = f"/{SERVICE}/Embed"
@@ -87,3 +90,20 @@ async def test_who_has_no_token_is_refused_before_the_request_is_read(tmp_path: 
         # As long as it is refused for its token, what is in it does not matter.
         garbage = raw(served)(b"\xff" * 1000, timeout=10)
         assert rich_status(await failure(garbage)).reason == "UNAUTHENTICATED"
+
+
+async def test_a_refused_request_is_freed_without_the_garbage_collector() -> None:
+    """A problem's traceback refers to the request, and grpc keeps what ended the call."""
+
+    def problems() -> list[object]:
+        return [each for each in gc.get_objects() if isinstance(each, InvalidFields)]
+
+    async with serving(Scripted()) as served:
+        gc.collect()
+        gc.disable()
+        try:
+            for data in (b"\xff" * 100_000, b"\n\0" * 100_000):
+                await said(served, data)
+            await until(lambda: not problems())
+        finally:
+            gc.enable()
