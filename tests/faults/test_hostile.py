@@ -31,6 +31,7 @@ ATTACKS = max(1, REQUESTS // 2 // 2 // 25 // len(BESIEGED) // len(hostile.RAW))
 AT_ONCE = 8
 OWN = 2  # connections of the good calls, and of the gateway to a worker
 POOLED = 64  # connections of the gateway to Redis
+POOLED_THREADS = 8  # grpc's, and those of the event loop: they vary with the load
 NOISE = 16 << 20  # of malloc, beside the tenth of a small process
 ESTABLISHED = "01"
 
@@ -151,7 +152,7 @@ async def test_nothing_breaks_and_nothing_stays(running: Stack) -> None:
             if after:
                 memory, threads, descriptors = after[0][part]
                 await until(partial(lambda process, memory: process.memory <= 1.1 * memory + NOISE, process, memory))
-                assert process.threads <= 1.1 * threads
+                assert process.threads <= threads + POOLED_THREADS
                 assert process.descriptors <= descriptors + POOLED
         after.append({part: (each.memory, each.threads, each.descriptors) for part, each in processes.items()})
     stop.set()
