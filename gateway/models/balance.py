@@ -28,7 +28,7 @@ _USUAL_GAIN = 0.05
 # Differences up to this are noise: such replicas are compared by their load alone.
 _NOISE = 1.5
 # Time constant of the fading of slowness.
-_FADING_S = 10.0
+_FADING_S = 20.0
 # A replica that has been quiet for less is not overdue, however fast the others are.
 _OVERDUE_S = 0.1
 # Of a large pool so many are compared for a call, others for the next one; all of them if none of these is usable.

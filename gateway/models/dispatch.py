@@ -3,9 +3,10 @@
 Every call to a worker is a pure function of its request, so sending it twice is safe; what bounds it is load. Retries
 and hedges have a budget each, a share of the calls, so that an overload or a fault is never multiplied.
 
-A call is retried if its replica refused it or cannot be reached, and each retry goes to another replica. A hedge is the
-second attempt of a small interactive call that has waited longer than 95 % of them: the first answer counts, the other
-attempt is cancelled.
+A call is retried if its replica cannot be reached or has refused it. If it could not be in time there, it is retried
+while at least half of its time is left. Each retry goes to another replica, if there is one. A hedge is the second
+attempt of a small interactive call that has waited longer than 95 % of them: the first answer counts, the other attempt
+is cancelled.
 """
 
 import asyncio
@@ -103,7 +104,8 @@ class Dispatcher(Generic[S]):
         replicas = self._replicas.current or await self._replicas.available(deadline)
         if not replicas:
             raise UpstreamUnavailable(self._what)
-        self._retries.earn(self._clock())
+        began = self._clock()
+        self._retries.earn(began)
         replica = self._choose(replicas, work)
         tried = [replica]
         problems: list[Problem] = []
@@ -112,8 +114,11 @@ class Dispatcher(Generic[S]):
                 if not problems:
                     return await self._first_attempt(send, replica, tried, deadline, work)
                 return await self._again(send, replica, deadline, work, names.Attempt.RETRY)
-            except (ReplicaFull, NotReady, UpstreamUnavailable) as problem:
+            except (ReplicaFull, NotReady, UpstreamUnavailable, DeadlineTooShort) as problem:
                 problems.append(problem)
+                now = self._clock()
+                if isinstance(problem, DeadlineTooShort) and now - began >= deadline - now:
+                    raise self._for_caller(problems) from problem
                 if isinstance(problem, UpstreamUnavailable):
                     replica.look()
                     self._replicas.suspect()

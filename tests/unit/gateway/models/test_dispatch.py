@@ -20,6 +20,7 @@ from services.runtime.telemetry.setup import Telemetry
 
 NOTHING = grpc.aio.Metadata()
 LOST = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, NOTHING, NOTHING, "lost")
+LATE = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, NOTHING, NOTHING, "late")
 SMALL = Work(10, interactive=True)
 
 
@@ -134,6 +135,32 @@ async def test_time_that_is_over_is_not_retried() -> None:
             await pool.start(within_s=0.0)
         assert not pool.calls
         assert pool.in_flight == 0
+
+
+async def test_what_cannot_be_in_time_at_one_replica_is_retried_at_another() -> None:
+    async with pool_of(2) as pool:
+        task = pool.start()
+        (await pool.sent(1))[0].set_exception(LATE)
+        (await pool.sent(2))[1].set_result("answer")
+        assert await task == "answer"
+        task = pool.start()
+        for count in (3, 4):
+            (await pool.sent(count))[-1].set_exception(LATE)
+        with pytest.raises(DeadlineTooShort):
+            await task
+        assert len(pool.calls) == 4
+
+
+async def test_what_has_had_most_of_its_time_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pool_of(2) as pool:
+        task = pool.start(within_s=60.0)
+        [call] = await pool.sent(1)
+        clock = pool.dispatcher._clock
+        monkeypatch.setattr(pool.dispatcher, "_clock", lambda: clock() + 31)
+        call.set_exception(LATE)
+        with pytest.raises(DeadlineTooShort):
+            await task
+        assert len(pool.calls) == 1
 
 
 async def test_the_faster_of_two_attempts_counts_and_the_other_is_cancelled() -> None:
