@@ -4,12 +4,14 @@ import math
 from collections import deque
 
 _WINDOW_S = 10.0
+# Time in which an empty reserve is full again: it is for bursts, and adds little to a lasting overload.
+_REFILL_S = 100.0
 _KEPT = 200
 _RENEWED_EVERY = 20
 
 
 class RetryBudget:
-    """A share of the calls of the last ten seconds, and a reserve that covers a burst and is refilled as slowly.
+    """A share of the calls of the last ten seconds, and a reserve that covers a burst and is refilled slowly.
 
     The reserve lets a pool with little traffic retry, and covers the calls that are in flight on a connection that is
     lost.
@@ -40,7 +42,7 @@ class RetryBudget:
         passed = now - self._at
         self._at = now
         self._earned *= math.exp(-passed / _WINDOW_S)
-        self._reserve = min(self._most, self._reserve + self._most * passed / _WINDOW_S)
+        self._reserve = min(self._most, self._reserve + self._most * passed / _REFILL_S)
 
 
 class Percentile95:

@@ -21,7 +21,7 @@ def test_a_pool_that_refuses_everything_gets_a_tenth_more_and_the_reserve() -> N
         now = number / 2000
         budget.earn(now)
         retries += budget.spend(now)
-    assert 0.09 * 20_000 <= retries <= 0.1 * 20_000 + 100 + 10 * 10
+    assert 0.09 * 20_000 <= retries <= 0.1 * 20_000 + 100 + 1 * 10
 
 
 def test_what_was_earned_is_lost_with_time_and_the_reserve_comes_back() -> None:
