@@ -38,6 +38,8 @@ _HEDGE_SHARE, _HEDGE_RESERVE = 0.05, 10.0
 _LEAST_HEDGE_S = 0.005
 # A replica that has refused a call is passed over for as long as it says, up to this.
 _MOST_PAUSE_S = 0.2
+# If no replica answers, a call that has had this long is not sent to another one.
+_PATIENCE_S = 1.0
 # Wait before a call is sent again to a replica that was tried: its connection may be up again.
 _BACKOFF_S = 0.02
 
@@ -122,7 +124,7 @@ class Dispatcher(Generic[S]):
                 if isinstance(problem, UpstreamUnavailable):
                     replica.look()
                     self._replicas.suspect()
-                next_one = await self._next(problem, tried, deadline, work)
+                next_one = await self._next(problem, tried, began, deadline, work)
                 if next_one is None:
                     raise self._for_caller(problems) from problem
                 replica = next_one
@@ -134,23 +136,28 @@ class Dispatcher(Generic[S]):
         return self._balance.choose(replicas, work.tokens, self._clock())
 
     async def _next(
-        self, problem: Problem, tried: Sequence[Replica[S]], deadline: float, work: Work
+        self, problem: Problem, tried: Sequence[Replica[S]], began: float, deadline: float, work: Work
     ) -> Replica[S] | None:
         """The replica for another attempt after `problem`; None if there shall be none."""
         if len(tried) >= self._settings.attempts or _forbids_retry(problem):
             return None
-        others = [replica for replica in self._replicas.current if replica not in tried]
+        now = self._clock()
+        others = [
+            replica
+            for replica in self._replicas.current
+            if replica not in tried and replica.load.rank(now) is not Rank.FAILING
+        ]
         if not others:
             if not isinstance(problem, UpstreamUnavailable):
                 return None
             backoff_s = _BACKOFF_S * 2 ** (len(tried) - 1)
-            if self._clock() + backoff_s >= deadline:
+            if now + backoff_s >= deadline:
                 return None
             await asyncio.sleep(backoff_s)
             others = self._replicas.current
         now = self._clock()
         replica = self._choose(others, work)
-        if replica.load.silent or now >= deadline or not self._retries.spend(now):
+        if now >= deadline or (replica.load.silent and now - began > _PATIENCE_S) or not self._retries.spend(now):
             return None
         return replica
 

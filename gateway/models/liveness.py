@@ -23,7 +23,7 @@ from services.runtime.rpc_status import from_rpc_error
 _TICK_S = 0.1
 # Quiet ticks until a replica is asked, and then until it is called silent: a frozen one is found within a second.
 _QUIET_TICKS = 3
-_ASKED_TICKS = 4
+_ASKED_TICKS = 5
 _ASK_TIMEOUT_S = 5.0
 # If there is no other replica, a call to a silent one has this long: on a machine that is short of processors a worker
 # may pause for seconds, and HTTP/2's keepalive finds a process that is stopped before that.

@@ -91,6 +91,23 @@ async def test_a_retry_goes_to_another_replica_with_the_time_that_is_left() -> N
         assert pool.in_flight == 0
 
 
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_connection_that_is_down_is_no_other_replica(silent: bool) -> None:
+    async with pool_of(2) as pool:
+        task = pool.start()
+        [call] = await pool.sent(1)
+        for replica in pool.replicas.current:
+            if replica.stub == pool.calls[0][0]:
+                replica.look = lambda: None  # type: ignore[method-assign]  # nobody listens there
+                replica.load.silent = silent
+            else:
+                replica.load.connection = Connection.FAILING
+        call.set_exception(LOST)
+        (await pool.sent(2))[1].set_result("answer")
+        assert await task == "answer"
+        assert pool.calls[0][0] == pool.calls[1][0]
+
+
 async def test_attempts_are_limited() -> None:
     async with pool_of(5, attempts=2) as pool:
         task = pool.start()

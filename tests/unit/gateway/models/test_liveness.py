@@ -76,11 +76,11 @@ async def test_a_busy_one_answers_and_keeps_its_calls() -> None:
     assert not sent.given_up
 
 
-async def test_a_silent_one_loses_its_calls_within_eight_ticks_and_is_back_when_it_answers() -> None:
+async def test_a_silent_one_loses_its_calls_within_nine_ticks_and_is_back_when_it_answers() -> None:
     frozen, other = Replica(), Replica()
     pool = Pool(frozen, other)
     sent = frozen.send()
-    await pool.ticks(8)
+    await pool.ticks(9)
     assert frozen.load.silent
     assert sent.given_up
     assert frozen.asked == 1
@@ -110,7 +110,7 @@ async def test_a_connection_that_fails_is_no_silence_but_no_answer_either(code: 
     assert not gone.load.silent
     assert not sent.given_up
     gone.answer = asyncio.get_running_loop().create_future()
-    await pool.ticks(8)
+    await pool.ticks(9)
     assert gone.load.silent
     gone.answer.set_exception(grpc.aio.AioRpcError(code, NOTHING, NOTHING))
     await pool.ticks(3)
@@ -122,7 +122,7 @@ async def test_an_error_of_the_replica_is_an_answer() -> None:
     strange = Replica()
     pool = Pool(strange)
     strange.send()
-    await pool.ticks(8)
+    await pool.ticks(9)
     assert strange.load.silent
     strange.answer.set_exception(grpc.aio.AioRpcError(grpc.StatusCode.UNIMPLEMENTED, NOTHING, NOTHING))
     await pool.ticks(1)
