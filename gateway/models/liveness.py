@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import grpc
 
-from gateway.models.balance import Rank, Sent
+from gateway.models.balance import Rank
 from gateway.models.replicas import Replica, Replicas
 from services.runtime.errors import DeadlineTooShort, UpstreamUnavailable
 from services.runtime.rpc_status import from_rpc_error
@@ -34,9 +34,8 @@ S = TypeVar("S")
 
 @dataclass(slots=True)
 class _Seen:
-    """What a replica was doing at the last tick, and for how many ticks nothing has changed."""
+    """How many answers a replica had given at the last tick, and for how many ticks it has given none."""
 
-    oldest: Sent | None = None
     answers: int = 0
     quiet: int = 0
     asking: "asyncio.Task[None] | None" = None
@@ -82,10 +81,10 @@ class Liveness(Generic[S]):
 
     def _judge(self, replica: Replica[S], seen: _Seen) -> None:
         load = replica.load
-        oldest = load.oldest
-        same = oldest is not None and oldest is seen.oldest and load.answers == seen.answers
-        seen.quiet = seen.quiet + 1 if same else 0
-        seen.oldest, seen.answers = oldest, load.answers
+        if load.answers != seen.answers:
+            seen.answers, seen.quiet = load.answers, 0
+        elif load.oldest is not None:  # calls that were cancelled meanwhile, for a hedge has won, are no answers
+            seen.quiet += 1
         if seen.asking is not None and not seen.asking.done():
             seen.asked += 1
             load.silent = load.silent or seen.asked >= _ASKED_TICKS

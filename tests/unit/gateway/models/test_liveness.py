@@ -89,6 +89,16 @@ async def test_a_silent_one_loses_its_calls_within_nine_ticks_and_is_back_when_i
     assert not frozen.load.silent
 
 
+async def test_calls_that_are_cancelled_do_not_hide_that_it_is_silent() -> None:
+    frozen, other = Replica(), Replica()
+    pool = Pool(frozen, other)
+    for _ in range(9):
+        sent = frozen.send()
+        await pool.ticks(1)
+        Balance().failed(frozen.load, sent, 0.0)
+    assert frozen.load.silent
+
+
 async def test_without_another_replica_its_calls_have_more_time() -> None:
     frozen = Replica()
     pool = Pool(frozen)
