@@ -1,5 +1,6 @@
 """The calls of a load, and whether their answers are right. No two send the same text, so no cache answers them."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
@@ -16,6 +17,7 @@ from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 KINDS = ("embed", "rerank", "inline", "search")
 COLLECTION = "chaos"
 _TEXTS = 200  # different ones; each call puts a number before its own
+_AGAIN_S, _PAUSE_S = 60.0, 0.2  # a worker that was killed in the row may still load
 _TOLERANCE = 1e-4  # of a vector's numbers or a logit: rounding depends on what is computed beside a text
 
 RETRIES = {
@@ -106,8 +108,19 @@ class Calls:
             return len(set(ids)) == len(ids) > 0 and _descending(scores) and (known is None or known >= set(ids))
         if worker is None:
             return True
-        again = await self._method(worker)(self.request(number), timeout=60.0, wait_for_ready=True)
-        return _close(self._numbers(answer), self._numbers(again))
+        return _close(self._numbers(answer), self._numbers(await self._again(number, worker)))
+
+    async def _again(self, number: int, worker: grpc.aio.Channel) -> Any:
+        """A worker's answer to the same request, as soon as it has loaded."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _AGAIN_S
+        while True:
+            try:
+                return await self._method(worker)(self.request(number), timeout=_AGAIN_S, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or loop.time() > end:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
 
     def _method(self, channel: grpc.aio.Channel) -> Callable[..., Awaitable[Any]]:
         if self._kind == "embed":
