@@ -82,6 +82,6 @@ class Silence:
         except (TimeoutError, RedisTimeoutError):
             return False
         except Exception:
-            return True  # it refuses, or cannot be reached: the next call learns at once what is wrong
+            pass  # it refuses, or cannot be reached: the next call learns at once what is wrong
         self.heard()
         return True

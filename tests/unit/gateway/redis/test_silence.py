@@ -92,4 +92,7 @@ async def test_a_server_that_refuses_connections_is_not_silent() -> None:
     await silence.failure
     server.error = RedisConnectionError("refused")
     await until(lambda: not silence.failure.done())
+    asked = server.pings
+    await asyncio.sleep(0)
+    assert server.pings <= asked + 1  # not again and again
     silence.close()
