@@ -61,7 +61,8 @@ class Scheduler(Generic[P, R]):
         self._bulk_since = self._last_end = clock()  # when bulk work last came to an empty queue, or ended a batch
         self._bulk_took = 0.0  # seconds of the last batch it opened
         self._largest = 0
-        self._last_caller = ""
+        self.last_caller = ""
+        """Who sent the last request."""
         self._turned_at = -math.inf  # when a request of another caller than the last one's came
         self._pumping = False
 
@@ -115,8 +116,8 @@ class Scheduler(Generic[P, R]):
         )
         if priority is Priority.BULK and not self._waiting[priority].tokens:
             self._bulk_since = job.admitted
-        if caller != self._last_caller:
-            self._last_caller, self._turned_at = caller, job.admitted
+        if caller != self.last_caller:
+            self.last_caller, self._turned_at = caller, job.admitted
         self._waiting[priority].append(job)
         self._live.add(job)
         self._wake()

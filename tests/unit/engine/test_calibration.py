@@ -70,6 +70,17 @@ async def test_a_busy_one_is_left_alone() -> None:
     assert [batch.cost for batch in model.batches] == [5]
 
 
+async def test_it_is_no_second_caller() -> None:
+    """While callers take turns batches are short: one that is alone must not have them for being measured."""
+    model = Model(1000.0, 1000.0)
+    for _ in range(2):
+        await model.scheduler.submit([object()], [5], priority=Priority.INTERACTIVE, caller="alone")
+        model.now += 20.0
+        await model.calibration.measure(model.scheduler)
+    await model.scheduler.submit([object()] * 40, [50] * 40, priority=Priority.INTERACTIVE, caller="alone")
+    assert model.batches[-1].cost == LIMITS.batch
+
+
 async def test_one_that_ends_is_no_error() -> None:
     model = Model(1000.0, 1000.0)
     await model.scheduler.drain()
