@@ -106,7 +106,7 @@ class Load:
 
     def slowness(self, now: float) -> float:
         """How many times longer than usual it takes; at least what the time since its last result says."""
-        faded = 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
+        faded = self._faded(now)
         if now - self._worked_at > _OVERDUE_S:
             for sent in self.unanswered:
                 if sent.usual_s:
@@ -131,13 +131,17 @@ class Load:
         """The replica has computed something."""
         self._worked_at = now
 
+    def _faded(self, now: float) -> float:
+        """The average, as it has faded since the last answer."""
+        return 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
+
     def measured(self, slowness: float, now: float) -> None:
         """Takes a call's slowness into the average.
 
         One that is slower than the average counts only as far as the one before was, too: a single one may be an
         accident, such as a stall of this process.
         """
-        faded = 1 + (self._slowness - 1) * math.exp((self._measured_at - now) / _FADING_S)
+        faded = self._faded(now)
         counted = min(slowness, max(faded, self._last))
         self._slowness = faded + _SLOWNESS_GAIN * (counted - faded)
         self._last, self._measured_at = slowness, now
