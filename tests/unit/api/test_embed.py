@@ -57,6 +57,15 @@ def problem(status: status_pb2.Status) -> tuple[int, list[str]]:
     return status.code, [violation.field for violation in bad.field_violations]
 
 
+def assert_full(error: grpc.aio.AioRpcError) -> None:
+    """The replica is full, and says when to come back, to people and to retry policies."""
+    seen = rich_status(error)
+    assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
+    delay = seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds()
+    assert delay > 0
+    assert abs(int(seen.trailers["grpc-retry-pushback-ms"]) - delay) <= 1
+
+
 async def test_answers_are_aligned_and_complete(stub: "embed_pb2_grpc.EmbedServiceAsyncStub") -> None:
     response = await stub.Embed(request(TEXTS), timeout=30)
     assert len(response.results) == len(TEXTS)
@@ -249,11 +258,7 @@ async def test_a_full_queue_refuses_with_a_delay_and_serves_what_it_took(tiny: T
             await until_queued(served.worker, 400)
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stub.Embed(request(["x y z"] * 100), timeout=30)
-            seen = rich_status(error.value)
-            assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
-            delay = seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds()
-            assert delay > 0
-            assert abs(int(seen.trailers["grpc-retry-pushback-ms"]) - delay) <= 1
+            assert_full(error.value)
         assert len((await accepted).results) == 100
 
 
@@ -271,11 +276,7 @@ async def test_too_long_a_queue_for_the_deadline_sends_the_call_elsewhere(
         for timeout in (5.0, 1.0):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stub.Embed(request(), timeout=timeout)
-            seen = rich_status(error.value)
-            assert (seen.code, seen.reason) == (CODES.UNAVAILABLE, "REPLICA_FULL")
-            delay = seen.detail(error_details_pb2.RetryInfo).retry_delay.ToMilliseconds()
-            assert delay > 0
-            assert abs(int(seen.trailers["grpc-retry-pushback-ms"]) - delay) <= 1
+            assert_full(error.value)
     assert len((await first).results) == 1
     assert len((await waiting).results) == 100
 
