@@ -69,11 +69,16 @@ class Outcome(Generic[R]):
 
 @dataclass(eq=False, slots=True)
 class Batch(Generic[P, R]):
-    """Items of several jobs: `parts` are (job, first item, one past the last)."""
+    """Items of several jobs: `parts` are (job, first item, one past the last).
+
+    `payloads`: what the model is to compute, in the order of the parts. They stay if a job is given up meanwhile, as
+    the model's results are told apart by their places.
+    """
 
     priority: Priority  # of the job that opened it
     cost: int = 0
     parts: list[tuple[Job[P, R], int, int]] = field(default_factory=list)
+    payloads: list[P] = field(default_factory=list)
     started: float = 0.0
 
     def fill(self, job: Job[P, R], limit: int) -> None:
@@ -86,11 +91,7 @@ class Batch(Generic[P, R]):
         if job.next > start:
             self.cost = limit - room
             self.parts.append((job, start, job.next))
-
-    @property
-    def payloads(self) -> list[P]:
-        """What the model is to compute, in order."""
-        return [payload for job, start, stop in self.parts for payload in job.payloads[start:stop]]
+            self.payloads += job.payloads[start : job.next]
 
     @property
     def contexts(self) -> tuple[object, ...]:

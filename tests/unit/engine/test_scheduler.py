@@ -413,6 +413,38 @@ async def test_dropped_when_its_turn_comes_too_late(world: World) -> None:
     assert len(world.batches) == 1
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 6])
+async def test_a_caller_that_gives_up_shifts_no_result_to_another(world: World, turns: int) -> None:
+    """Results are told apart by their places, which stay as they are, whenever one of a batch's callers goes."""
+    one, two, three = (
+        asyncio.ensure_future(world.scheduler.submit(payloads, [5] * len(payloads), priority=Priority.INTERACTIVE))
+        for payloads in (["a", "b"], ["c"], ["d", "e"])
+    )
+    await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    one.cancel()
+    await settle()
+    await world.finish_all()
+    assert (await two).results == [("done", "c")]
+    assert (await three).results == [("done", "d"), ("done", "e")]
+
+
+async def test_a_request_that_fails_shifts_no_result_to_another() -> None:
+    """One request lies in two batches that overlap, of which the first fails."""
+    world = World(replace(LIMITS, depth=2))
+    submit = world.scheduler.submit
+    large = asyncio.ensure_future(submit(["a", "b"], [LIMITS.batch, 5], priority=Priority.INTERACTIVE))
+    small = asyncio.ensure_future(submit(["c"], [5], priority=Priority.INTERACTIVE))
+    await settle()
+    assert [batch.payloads for batch in world.batches] == [["a"], ["b", "c"]]
+    await world.finish(ValueError("a bug"))
+    await world.finish()
+    assert (await small).results == [("done", "c")]
+    with pytest.raises(ValueError, match="a bug"):
+        await large
+
+
 async def test_a_wrong_estimate_does_not_lock_callers_out(world: World) -> None:
     for _ in range(20):
         world.submit(50)
