@@ -22,7 +22,7 @@ CONTEXT: Final = object()
 _TEXT_TOKENS = 64
 _LEAST_TOKENS = 16
 _LONGEST_S = 0.1  # of such a batch: as long as a request may have to wait for it
-_SOONEST_S, _LATEST_S = 10.0, 30.0  # between two: soon again if the estimate was wrong, later and later if it is right
+_SOONEST_S, _LATEST_S = 4.0, 30.0  # between two: soon again if the estimate was wrong, later and later if it is right
 _RIGHT = 0.1  # relative error of a good estimate
 
 

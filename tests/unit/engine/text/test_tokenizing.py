@@ -310,7 +310,7 @@ async def test_more_texts_than_the_queue_holds_are_refused_before_they_are_read(
 
 async def test_what_the_queue_refuses_is_not_read(engine: EmbedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)
-    engine._throughput._rates = {1: 100.0}  # as if this were a slow machine
+    engine._throughput._fixed_s, engine._throughput._token_s = 0.0, 0.01  # as if this were a slow machine
     loop = asyncio.get_running_loop()
     release = threading.Event()
     engine._runner._launcher.submit(release.wait)
@@ -335,7 +335,7 @@ async def test_what_is_being_read_counts_for_those_that_come_after_it(
     engine: EmbedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = Reads(monkeypatch)
-    engine._throughput._rates = {1: 100.0}
+    engine._throughput._fixed_s, engine._throughput._token_s = 0.0, 0.01
     reads.hold()
     first = asyncio.ensure_future(engine.embed(["gravity is a force " * 200] * 10))
     await asyncio.to_thread(reads.reading.wait, 60)
