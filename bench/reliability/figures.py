@@ -8,6 +8,9 @@ import numpy as np
 from bench.reliability.outcomes import Outcome
 
 
+_TOGETHER_S = 0.01  # between the answers of a batch, at most
+
+
 def capacity(outcomes: Sequence[Outcome], settled_s: float) -> float:
     """Answers per second of a closed loop, from the first answer after `settled_s` to the last before its calls end.
 
@@ -17,7 +20,7 @@ def capacity(outcomes: Sequence[Outcome], settled_s: float) -> float:
     every = sorted(_end(outcome) for outcome in outcomes if outcome.ok)
     ends = [end for end in every if settled_s <= end <= until]
     # The calls of a batch end together: what ends with the first of them is not of the time that is measured.
-    after = [end for end in ends if end > ends[0] + 0.01]
+    after = [end for end in ends if end > ends[0] + _TOGETHER_S]
     if after:
         return len(after) / (after[-1] - ends[0])
     return len(every) / every[-1] if every else 0.0
@@ -71,13 +74,17 @@ def reached_and_stable_after(
 ) -> tuple[float | None, float | None]:
     """Seconds from `begun` until the rate of answers over a window is at least `least`, and until it stays so.
 
-    Answers count when they arrive; a window counts as its beginning. None: never.
+    A batch is answered in one moment, and its answers count evenly over the time since the batch before: whether a
+    window holds the ends of twelve batches or of thirteen says nothing of the rate. A window counts as its beginning.
+    None: never.
     """
     ends = np.sort([_end(outcome) for outcome in outcomes if outcome.ok])
     moments = np.arange(begun, ended - window, 0.05)
     if not len(moments):
         return None, None
-    rates = (np.searchsorted(ends, moments + window, "right") - np.searchsorted(ends, moments, "right")) / window
+    last = np.flatnonzero(np.diff(ends, append=np.inf) > _TOGETHER_S)  # answers of a batch
+    answered = np.interp([moments, moments + window], [0.0, *ends[last]], [0, *(last + 1)])
+    rates = (answered[1] - answered[0]) / window
     high, low = np.flatnonzero(rates >= least), np.flatnonzero(rates < least)
     reached = float(moments[high[0]] - begun) if len(high) else None
     if not len(low):

@@ -11,7 +11,7 @@ from bench.reliability.run import ALWAYS, Run, common, milliseconds
 
 _SHARE = 0.9  # of the capacity
 _REAL_MODEL, _REAL_WORDS = "0.6b-4layers", 12
-_FAST_PACE, _WINDOW_S = 12_000.0, 2.0  # a window in which the rate is counted holds a dozen batches
+_FAST_PACE, _WINDOW_S = 12_000.0, 2.0  # arrivals are random: a window holds enough of them
 _BURST, _BURST_DEADLINE_S = 5_000, 20.0
 _FLAT = 1.1  # memory after over memory before
 

@@ -93,3 +93,9 @@ def test_arrivals_are_a_poisson_process_of_the_given_rates() -> None:
     gaps = [later - earlier for earlier, later in pairwise(first)]
     assert max(gaps) > 4 * sum(gaps) / len(gaps)  # not evenly spaced
     assert moments == arrivals([(100.0, 20.0), (100.0, 5.0)], seed=3)
+
+
+def test_batches_are_no_fluctuation_of_the_rate() -> None:
+    """100 answers a second in batches of 17: a window holds the ends of five or of six."""
+    batches = [answered(0.17 * number, 0.0) for number in range(60) for _ in range(17)]
+    assert figures.reached_and_stable_after(batches, 1.0, 10.0, 98.0) == (0, 0)
