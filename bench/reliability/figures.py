@@ -7,7 +7,6 @@ import numpy as np
 
 from bench.reliability.outcomes import Outcome
 
-
 _TOGETHER_S = 0.01  # between the answers of a batch, at most
 
 
