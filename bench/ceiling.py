@@ -92,7 +92,10 @@ class Products:
     def _build(self, config: ModelConfig, linear: LinearFormat) -> list[dict[str, Linear]]:
         random = torch.Generator().manual_seed(0)
         return [
-            {name: linear((torch.randn(shape, generator=random) * 0.02).bfloat16()) for name, shape in shapes.items()}
+            {
+                name: linear((torch.randn(shape, generator=random) * 0.02).bfloat16(), None)
+                for name, shape in shapes.items()
+            }
             for shapes in [weights(config)] * _LAYERS
         ]
 
@@ -158,9 +161,9 @@ def ways(dtype: torch.dtype) -> list[LinearFormat]:
 
 
 def _packed(dtype: torch.dtype) -> LinearFormat:
-    def build(weight: torch.Tensor) -> Linear:
+    def build(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), _ROWS[-1])
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     return build
 

@@ -22,6 +22,7 @@ import torch
 
 from services.embed.settings import EmbedSettings
 from services.embed.worker import embed_worker
+from services.engine.layers.pooling import Pooling
 from services.engine.models.base import ModelInput
 from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.models.registry import FAMILIES
@@ -36,6 +37,8 @@ _SCALE = 20.0  # so that the logits of different documents differ by more than r
 class PacedModel:
     """Takes `_STEP_S` and a time for each token."""
 
+    causal, pooling = True, Pooling.LAST
+
     def __init__(self, vocabulary: int, width: int, tokens_per_second: float) -> None:
         self._values = _SCALE * torch.randn(vocabulary, width, generator=torch.Generator().manual_seed(1))
         self._tokens_per_second = tokens_per_second
@@ -47,7 +50,7 @@ class PacedModel:
         values = self._values[batch.ids.long()].unsqueeze(1)
         # Attention whose scores are all equal is the mean of the values that a text's last token sees: of all its own.
         nothing = torch.zeros_like(values)
-        means = batch.attend_last(nothing[batch.last_rows.long()], nothing, values).squeeze(1)
+        means = batch.attend_wanted(nothing[batch.wanted_rows.long()], nothing, values).squeeze(1)
         time.sleep(max(0.0, ends - time.perf_counter()))
         return means
 

@@ -10,7 +10,7 @@ import torch
 from services.engine.devices import cuda_graphs
 from services.engine.devices.base import Finish
 from services.engine.devices.buffer_pool import BufferPool
-from services.engine.models.base import Head, Model
+from services.engine.models.base import Head, Model, shares_prefixes
 from services.engine.packing import transfer
 from services.engine.packing.packing import Packed, pack
 from services.engine.types import Ids, Vector
@@ -33,12 +33,14 @@ class Cuda:
         self._graphs: dict[cuda_graphs.Bucket, cuda_graphs.Graph] = {}
 
     def pack(self, sequences: list[Ids]) -> Packed:
-        """Shares prefixes if it pays; for a batch that is small enough for a graph it never does: launches bound it."""
-        if sum(map(len, sequences)) <= cuda_graphs.BUCKETS[-1].tokens:
-            packed = pack(sequences, min_saving=1.0)
-            if cuda_graphs.bucket_for(packed):
+        """Shares prefixes if the model lets it and it pays; for a batch that is small enough for a graph it never does:
+        launches bound it."""
+        shares, pooling = shares_prefixes(self._model), self._model.pooling
+        if not shares or sum(map(len, sequences)) <= cuda_graphs.BUCKETS[-1].tokens:
+            packed = pack(sequences, min_saving=1.0, pooling=pooling)
+            if not shares or cuda_graphs.bucket_for(packed):
                 return packed
-        return pack(sequences, min_saving=_MIN_SAVING)
+        return pack(sequences, min_saving=_MIN_SAVING, pooling=pooling)
 
     @torch.inference_mode()
     def launch(self, packed: Packed) -> Finish:
@@ -47,14 +49,14 @@ class Cuda:
         graph = self._graphs.get(bucket) if bucket else None
         shaped = cuda_graphs.pad(packed, bucket) if bucket and graph else packed
         layout = graph.layout if graph else transfer.lay_out(shaped)
-        ends = len(packed.last_rows)
-        slot = self._buffers.take(layout.words, ends * self._model.hidden_size)
+        slot = self._buffers.take(layout.words, packed.texts * self._model.hidden_size)
         transfer.write(shaped, layout, slot.ints.numpy())
         ints = slot.ints[: layout.words]
         if graph:
-            out = graph.replay(ints)[:ends]
+            out = graph.replay(ints)[: packed.texts]
         else:
-            out = self._head(self._model(transfer.read(shaped, layout, ints.to(self._device, non_blocking=True))))
+            on_device = ints.to(self._device, non_blocking=True)
+            out = self._head(self._model(transfer.read(shaped, layout, on_device, causal=self._model.causal)))
         host = slot.out[: out.numel()].view(out.shape)
         host.copy_(out, non_blocking=True)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # sleeps rather than spins
@@ -75,14 +77,15 @@ class Cuda:
         """
         try:
             compiled = self._model.compiled()
-            # One row and many, of all and of last ones: what the compiler specialises on.
+            # One row and many, of all and of wanted ones: what the compiler specialises on.
             text = np.arange(32, dtype=np.int32)
             for batch in ([text[:1]], [text], [text, text + 1]):
-                packed = pack(batch)
+                packed = pack(batch, pooling=compiled.pooling)
                 layout = transfer.lay_out(packed)
                 host = np.zeros(layout.words, np.int32)
                 transfer.write(packed, layout, host)
-                compiled(transfer.read(packed, layout, torch.from_numpy(host).to(self._device)))
+                ints = torch.from_numpy(host).to(self._device)
+                compiled(transfer.read(packed, layout, ints, causal=compiled.causal))
             torch.cuda.synchronize()
             torch.compiler.set_stance("eager_on_recompile")
             on_model_thread(lambda: setattr(self, "_model", compiled))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from services.engine.layers.pooling import Pooling
 from services.engine.models.base import Head, Model
 from services.engine.packing import transfer
 from services.engine.packing.packing import Packed, pack
@@ -40,16 +41,22 @@ def pad(packed: Packed, bucket: Bucket) -> Packed:
     memory held would go on through the layers. Segments after that have no rows. `max_q` and `max_k` are baked into
     the graph, so they are the bucket's upper bounds. Results are the first rows of the output, as before.
     """
-    spare = bucket.segments - (len(packed.cu_q) - 1)
     cu = _extend(packed.cu_q, bucket.segments + 1, bucket.tokens)
+    if packed.pooling is Pooling.MEAN:  # every row is wanted, also of the padding
+        wanted, cu_wanted, starts = np.arange(bucket.tokens, dtype=np.int32), cu, cu
+    else:  # one row of each text and none of the padding, which stands for as many texts as are left
+        wanted = _extend(packed.wanted_rows, bucket.segments, 0)
+        cu_wanted = _extend(packed.cu_wanted, bucket.segments + 1, packed.texts)
+        starts = np.arange(bucket.segments + 1, dtype=np.int32)
     return replace(
         packed,
         ids=_extend(packed.ids, bucket.tokens, 0),
         positions=_extend(packed.positions, bucket.tokens, 0),
-        last_rows=_extend(packed.last_rows, bucket.segments, 0),
+        wanted_rows=wanted,
         cu_q=cu,
         cu_k=cu,
-        cu_last=np.concatenate([packed.cu_last, np.full(spare, packed.cu_last[-1], np.int32)]),
+        cu_wanted=cu_wanted,
+        starts=starts,
         max_q=bucket.tokens,
         max_k=bucket.tokens,
     )
@@ -63,13 +70,13 @@ class Graph:
     """The whole forward pass for one bucket, captured. Belongs to the model's thread."""
 
     def __init__(self, bucket: Bucket, model: Model, head: Head, device: torch.device, pool: object) -> None:
-        example = pad(pack([np.zeros(1, np.int32)]), bucket)
+        example = pad(pack([np.zeros(1, np.int32)], pooling=model.pooling), bucket)
         self.layout = transfer.lay_out(example)
         self.ints = torch.zeros(self.layout.words, dtype=torch.int32, device=device)
         host = np.zeros(self.layout.words, np.int32)
         transfer.write(example, self.layout, host)
         self.ints.copy_(torch.from_numpy(host))
-        batch = transfer.read(example, self.layout, self.ints)
+        batch = transfer.read(example, self.layout, self.ints, causal=model.causal)
         # Once outside the graph: libraries allocate and choose kernels on first use, which cannot be captured.
         head(model(batch))
         torch.cuda.synchronize()

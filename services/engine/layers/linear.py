@@ -9,8 +9,8 @@ import torch.nn.functional as F
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """`x [T, in] -> [T, out]`."""
 
-LinearFormat = Callable[[torch.Tensor], Linear]
-"""Turns a weight `[out, in]` as stored in the checkpoint into a Linear."""
+LinearFormat = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+"""Turns a weight `[out, in]` and a bias `[out]`, if there is one, as stored in the checkpoint, into a Linear."""
 
 MAX_RELATIVE_ERROR = 1e-5
 _PROBE_ROWS = (12, 1024)  # a short query, a full step
@@ -22,9 +22,10 @@ _INT8, _TINY = 127, 1e-12  # the largest step of a weight or an activation; a ro
 def dense(device: torch.device, dtype: torch.dtype) -> LinearFormat:
     """Plain weights of `dtype` on `device`."""
 
-    def build(weight: torch.Tensor) -> Linear:
+    def build(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         weight = weight.to(device, dtype).contiguous()
-        return lambda x: F.linear(x, weight)
+        bias = None if bias is None else bias.to(device, dtype)
+        return lambda x: F.linear(x, weight, bias)
 
     return build
 
@@ -32,24 +33,25 @@ def dense(device: torch.device, dtype: torch.dtype) -> LinearFormat:
 fp32 = dense(torch.device("cpu"), torch.float32)
 
 
-def packed_fp16(weight: torch.Tensor) -> Linear:
+def packed_fp16(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """FBGEMM: fp16 weights, fp32 activations and accumulation. Half the memory traffic of fp32.
 
     bf16 values are exact in fp16 while they stay in its normal range; a tensor for which they do not stays fp32.
     """
     exact = weight.float()
     if (exact.half().float() - exact).norm() > MAX_RELATIVE_ERROR / 10 * exact.norm():
-        return fp32(weight)
-    packed = torch.ops.quantized.linear_prepack_fp16(exact, None)
+        return fp32(weight, bias)
+    packed = torch.ops.quantized.linear_prepack_fp16(exact, None if bias is None else bias.float())
     return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, packed)
 
 
 def packed_16_bits(dtype: torch.dtype) -> LinearFormat:
     """oneDNN on the CPU: 16-bit weights, laid out once for the processor's matrix tiles; sums in fp32."""
 
-    def build(weight: torch.Tensor) -> Linear:
+    def build(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        bias = None if bias is None else bias.to(dtype)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
     supported = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
@@ -58,12 +60,12 @@ def packed_16_bits(dtype: torch.dtype) -> LinearFormat:
     return build if supported[dtype]() else dense(torch.device("cpu"), dtype)
 
 
-def packed_int8(weight: torch.Tensor) -> Linear:
+def packed_int8(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """oneDNN on the CPU: weights in int8 with a scale per output, activations in int8 with a scale per row; exact sums.
 
     A row's scale is its own, so its result does not depend on the rows beside it. fp32 in and out.
     """
-    weight = weight.float()
+    weight, bias = weight.float(), None if bias is None else bias.float()
     scales = weight.abs().amax(1).clamp_min_(_TINY) / _INT8
     packed = torch.ops.onednn.qlinear_prepack((weight / scales.unsqueeze(1)).round_().to(torch.int8), None)
     no_shift = torch.zeros(len(weight), dtype=torch.int32)
@@ -77,14 +79,15 @@ def packed_int8(weight: torch.Tensor) -> Linear:
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             unsigned, 1.0, 128, packed, scales, no_shift, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return y.mul_(largest.div_(_INT8))
+        y.mul_(largest.div_(_INT8))
+        return y if bias is None else y.add_(bias)
 
     return multiply
 
 
-def by_rows(weight: torch.Tensor) -> Linear:
+def by_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """Both: fp16 for few rows, where reading the weights takes the time, and fp32 for many. 6 bytes a weight, not 2."""
-    plain, packed = fp32(weight), packed_fp16(weight)
+    plain, packed = fp32(weight, bias), packed_fp16(weight, bias)
     return lambda x: (plain if len(x) >= _MANY_ROWS else packed)(x)
 
 
@@ -97,7 +100,7 @@ def choose_cpu_format(sample: torch.Tensor, *, room_for_both: bool) -> LinearFor
     if sample.dtype == torch.float32 or "fbgemm" not in torch.backends.quantized.supported_engines:
         return fp32
     torch.backends.quantized.engine = "fbgemm"
-    plain, packed = fp32(sample), packed_fp16(sample)
+    plain, packed = fp32(sample, None), packed_fp16(sample, None)
     gains = []
     for x in _probes(sample):
         expected = plain(x)
@@ -116,14 +119,14 @@ def has_int8() -> bool:
     if not hasattr(torch.ops.onednn, "qlinear_pointwise"):
         return False
     largest = torch.ones(1, 1024)
-    return bool((packed_int8(largest)(largest) - largest.sum()).abs() < 1)
+    return bool((packed_int8(largest, None)(largest) - largest.sum()).abs() < 1)
 
 
 def gain(sample: torch.Tensor, dtype: torch.dtype) -> float:
     """How many times faster products in `dtype` are here than the fastest exact ones: for one text or a full step,
     whichever gains less. `sample`: a weight of the model."""
-    exact = choose_cpu_format(sample, room_for_both=True)(sample)
-    rounded = (packed_int8 if dtype == torch.int8 else packed_16_bits(dtype))(sample)
+    exact = choose_cpu_format(sample, room_for_both=True)(sample, None)
+    rounded = (packed_int8 if dtype == torch.int8 else packed_16_bits(dtype))(sample, None)
     inputs = torch.float32 if dtype == torch.int8 else dtype
     seconds = [_fastest(exact, x, rounded, x.to(inputs)) for x in _probes(sample)]
     return min(exact_s / rounded_s for exact_s, rounded_s in seconds)

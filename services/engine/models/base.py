@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.layers.attention import Attention
+from services.engine.layers.pooling import Pooling
 from services.engine.text.prompts import EmbedTemplate, RerankTemplate
 from services.engine.text.tokenizer import Tokenizer
 
@@ -18,13 +19,14 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """What a forward pass reads. T rows, E of them last tokens."""
+    """What a forward pass reads. T rows, W of them wanted by the pooling, E texts: see `packing.Packed`."""
 
     ids: torch.Tensor  # [T] int
     positions: torch.Tensor  # [T] int
-    last_rows: torch.Tensor  # [E] int
+    wanted_rows: torch.Tensor  # [W] int: the last layer's outputs that are wanted
+    starts: torch.Tensor  # [E + 1] int: where each text's wanted rows begin, then W
     attend: Attention  # every row over the keys it may see
-    attend_last: Attention  # the last rows only
+    attend_wanted: Attention  # the wanted rows only
 
 
 class Model(Protocol):
@@ -34,8 +36,16 @@ class Model(Protocol):
     def hidden_size(self) -> int:
         """Width of a hidden state."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it, and itself. Else it sees the whole text."""
+
+    @property
+    def pooling(self) -> Pooling:
+        """What makes one state of a text's many. The first token's only if it is not causal."""
+
     def __call__(self, batch: ModelInput) -> torch.Tensor:
-        """fp32 `[E, hidden]`: the final hidden state of each text's last token."""
+        """fp32 `[E, hidden]`: each text's final hidden states, pooled, not normalised."""
 
     def compiled(self) -> Self:
         """The same model over the same weights, with kernels that are compiled on their first calls."""
@@ -89,6 +99,11 @@ class Family(Protocol):
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Model]:
         """Chooses number formats, if need be by a probe. The result reads the weights, for texts of so many tokens."""
+
+
+def shares_prefixes(model: Model) -> bool:
+    """Whether texts may share what they begin with: no token before a text's last one depends on the rest of it."""
+    return model.causal and model.pooling is Pooling.LAST
 
 
 def unit_vectors(hidden: torch.Tensor) -> torch.Tensor:

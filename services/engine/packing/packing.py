@@ -9,6 +9,9 @@ a shallow tree:
 
 Every position-wise operation runs once per row. Attention alone looks at a segment together with its ancestors: as
 segments come depth first, a segment's keys are those of the path to it.
+
+Prefixes can be shared only if a token's state does not depend on what follows it, and if the last token's is the one
+that is wanted. Otherwise each segment is a distinct text.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from services.engine.layers.pooling import Pooling
 from services.engine.types import Ids
 
 MIN_SHARED = 8  # a shorter common prefix is not worth a segment of its own
@@ -24,7 +28,10 @@ LEVELS = 2  # of shared prefixes: system prompt and instruction, then query
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch as integers. T rows, S segments, N sequences, E distinct ends (E ≤ N: duplicates share one)."""
+    """A batch as integers. T rows, S segments, N sequences, E distinct texts (E ≤ N: duplicates are one).
+
+    W rows are wanted, those that are pooled: one of each text, or all.
+    """
 
     ids: Ids  # [T]
     positions: Ids  # [T]
@@ -33,15 +40,27 @@ class Packed:
     kv_index: Ids | None  # [cu_k[-1]] rows of those keys; None when nothing is shared and it would be 0 … T-1
     max_q: int
     max_k: int
-    last_rows: Ids  # [E] rows whose output is wanted, ascending
-    cu_last: Ids  # [S + 1] like cu_q, counting only last rows
-    outputs: Ids  # [N] sequence → index into last_rows
+    wanted_rows: Ids  # [W] rows whose output is wanted, ascending
+    cu_wanted: Ids  # [S + 1] like cu_q, counting only wanted rows
+    starts: Ids  # [E + 1] where each text's wanted rows begin in wanted_rows, then W
+    outputs: Ids  # [N] sequence → index of its text
+    pooling: Pooling
     requested_tokens: int  # sum of the sequences' lengths
 
     @property
     def tokens(self) -> int:
         """T, the tokens computed."""
         return len(self.ids)
+
+    @property
+    def texts(self) -> int:
+        """E, the distinct texts."""
+        return len(self.starts) - 1
+
+    @property
+    def max_wanted(self) -> int:
+        """The most wanted rows of a segment."""
+        return self.max_q if self.pooling is Pooling.MEAN else 1
 
 
 @dataclass(eq=False, slots=True)
@@ -57,16 +76,18 @@ class _Segment:
         return self.start + len(self.tokens)
 
 
-def pack(sequences: Sequence[Ids], *, min_saving: float = 0.0) -> Packed:
+def pack(sequences: Sequence[Ids], *, min_saving: float = 0.0, pooling: Pooling = Pooling.LAST) -> Packed:
     """Packs non-empty sequences. O(total tokens · log N).
 
-    `min_saving`: share prefixes only if that spares at least this fraction of the tokens; sharing costs a gather.
+    `min_saving`: share prefixes only if that spares at least this fraction of the tokens; sharing costs a gather. 1 for
+    a model that is not causal. Without effect if `pooling` is not by the last token.
     """
     requested = sum(map(len, sequences))
-    segments = _Tree(sequences, LEVELS if min_saving < 1 else 0).segments
-    if segments[-1].stop > (1 - min_saving) * requested:
+    levels = LEVELS if min_saving < 1 and pooling is Pooling.LAST else 0
+    segments = _Tree(sequences, levels).segments
+    if levels and segments[-1].stop > (1 - min_saving) * requested:
         segments = _Tree(sequences, 0).segments
-    return _lay_out(segments, len(sequences), requested)
+    return _lay_out(segments, len(sequences), requested, pooling)
 
 
 class _Tree:
@@ -108,14 +129,21 @@ class _Tree:
         return segment
 
 
-def _lay_out(segments: list[_Segment], sequences: int, requested: int) -> Packed:
+def _lay_out(segments: list[_Segment], sequences: int, requested: int, pooling: Pooling) -> Packed:
     cu_q = _cumulative([len(s.tokens) for s in segments])
-    cu_last = _cumulative([1 if s.ends else 0 for s in segments])
+    ended = _cumulative([1 if s.ends else 0 for s in segments])
     shared = any(s.parent for s in segments)
     cu_k = _cumulative([s.position + len(s.tokens) for s in segments]) if shared else cu_q
     outputs = np.empty(sequences, np.int32)
-    for segment, at in zip(segments, cu_last, strict=False):
+    for segment, at in zip(segments, ended, strict=False):
         outputs[segment.ends] = at
+    match pooling:
+        case Pooling.LAST:
+            wanted, cu_wanted, starts = cu_q[1:][np.diff(ended) == 1] - 1, ended, _range(0, int(ended[-1]) + 1)
+        case Pooling.FIRST:
+            wanted, cu_wanted, starts = cu_q[:-1], ended, ended
+        case Pooling.MEAN:
+            wanted, cu_wanted, starts = _range(0, int(cu_q[-1])), cu_q, cu_q
     return Packed(
         ids=np.concatenate([s.tokens for s in segments]),
         positions=np.concatenate([_range(s.position, len(s.tokens)) for s in segments]),
@@ -124,9 +152,11 @@ def _lay_out(segments: list[_Segment], sequences: int, requested: int) -> Packed
         kv_index=np.concatenate([rows for s in segments for rows in _key_rows(s)]) if shared else None,
         max_q=int(np.diff(cu_q).max()),
         max_k=int(np.diff(cu_k).max()),
-        last_rows=cu_q[1:][np.diff(cu_last) == 1] - 1,
-        cu_last=cu_last,
+        wanted_rows=wanted,
+        cu_wanted=cu_wanted,
+        starts=starts,
         outputs=outputs,
+        pooling=pooling,
         requested_tokens=requested,
     )
 

@@ -1,4 +1,4 @@
-"""A packed batch's integers as one flat buffer: one copy to the device instead of eight."""
+"""A packed batch's integers as one flat buffer: one copy to the device instead of nine."""
 
 from typing import NamedTuple
 
@@ -18,10 +18,11 @@ class Layout(NamedTuple):
 
     ids: tuple[int, int]
     positions: tuple[int, int]
-    last_rows: tuple[int, int]
+    wanted_rows: tuple[int, int]
+    starts: tuple[int, int]
     cu_q: tuple[int, int]
     cu_k: tuple[int, int]
-    cu_last: tuple[int, int]
+    cu_wanted: tuple[int, int]
     kv_index: tuple[int, int]
 
     @property
@@ -47,7 +48,7 @@ def write(packed: Packed, layout: Layout, buffer: Ids) -> None:
         buffer[offset : offset + length] = array
 
 
-def read(packed: Packed, layout: Layout, buffer: torch.Tensor, kernel: Varlen = varlen) -> ModelInput:
+def read(packed: Packed, layout: Layout, buffer: torch.Tensor, *, causal: bool, kernel: Varlen = varlen) -> ModelInput:
     """The batch as views of `buffer`, an int32 tensor on the device."""
 
     def view(place: tuple[int, int]) -> torch.Tensor:
@@ -58,13 +59,17 @@ def read(packed: Packed, layout: Layout, buffer: torch.Tensor, kernel: Varlen = 
     return ModelInput(
         ids=view(layout.ids),
         positions=view(layout.positions),
-        last_rows=view(layout.last_rows),
-        attend=Ragged(view(layout.cu_q), cu_k, kv_index, packed.max_q, packed.max_k, kernel),
-        attend_last=Ragged(view(layout.cu_last), cu_k, kv_index, 1, packed.max_k, kernel),
+        wanted_rows=view(layout.wanted_rows),
+        starts=view(layout.starts),
+        attend=Ragged(view(layout.cu_q), cu_k, kv_index, packed.max_q, packed.max_k, causal, kernel),
+        attend_wanted=Ragged(view(layout.cu_wanted), cu_k, kv_index, packed.max_wanted, packed.max_k, causal, kernel),
     )
 
 
 def _arrays(packed: Packed) -> tuple[Ids, ...]:
     nothing = np.empty(0, np.int32)
     index = packed.kv_index if packed.kv_index is not None else nothing
-    return packed.ids, packed.positions, packed.last_rows, packed.cu_q, packed.cu_k, packed.cu_last, index
+    return (
+        *(packed.ids, packed.positions, packed.wanted_rows, packed.starts),
+        *(packed.cu_q, packed.cu_k, packed.cu_wanted, index),
+    )

@@ -254,6 +254,6 @@ def as_on_cuda(model: Cpu, batch: list[np.ndarray] | Packed) -> np.ndarray:
     layout = lay_out(packed)
     buffer = np.full(layout.words, -1, np.int32)
     write(packed, layout, buffer)
-    return unit_vectors(model.model(read(packed, layout, torch.from_numpy(buffer), plain_varlen))).numpy()[
-        packed.outputs
-    ]
+    batch_in = read(packed, layout, torch.from_numpy(buffer), causal=model.model.causal, kernel=plain_varlen)
+    rows: np.ndarray = unit_vectors(model.model(batch_in)).numpy()[packed.outputs]
+    return rows

@@ -18,21 +18,23 @@ _FUSED = 1536  # queries from which on the fused kernel is faster
 _FUSED_RUN = 512  # queries at once in the fused kernel, if it needs a mask
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: Ids, cu_rows: Ids, cu_k: Ids) -> torch.Tensor:
-    """Causal ragged attention, aligned at the end: a segment's last query sees all of its keys.
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_q: Ids, cu_rows: Ids, cu_k: Ids, *, causal: bool
+) -> torch.Tensor:
+    """Ragged attention. Causal: aligned at the end, a segment's last query sees all of its keys; else every query does.
 
     q: `[Q, heads, D]`; k, v: `[T, kv_heads, D]` → `[Q, heads, D]`. As in `packing.Packed`: segment i has the queries
     from `cu_q[i]` on, the rows of k and v from `cu_rows[i]` on, and `cu_k[i + 1] - cu_k[i]` keys, inherited ones first.
     """
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    future = torch.full((_RUN, _RUN), float("-inf")).triu(1)
+    future = torch.full((_RUN, _RUN), float("-inf")).triu(1) if causal else None
     exact = q.dtype == torch.float32
     starts = cu_q.tolist()
     for start, stop, (keys, values) in zip(starts, starts[1:], _seen(k, v, cu_rows, cu_k), strict=False):
         if stop == start:
             continue
         if not exact or stop - start == len(keys) >= _FUSED:
-            _fused(q[start:stop], keys, values, out[start:stop])
+            _fused(q[start:stop], keys, values, out[start:stop], causal=causal)
         else:
             _segment(q[start:stop], keys, values, future, out[start:stop])
     return out
@@ -56,38 +58,40 @@ def _seen(k: torch.Tensor, v: torch.Tensor, cu_rows: Ids, cu_k: Ids) -> Iterator
         yield keys, values
 
 
-def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, *, causal: bool) -> None:
     """As `_segment`, by torch's own kernel. It masks only squares by itself, aligned at the start."""
     n, m = len(q), len(k)
-    run = n if n in (1, m) else _FUSED_RUN
+    run = n if n in (1, m) or not causal else _FUSED_RUN
     for start in range(0, n, run):
         stop = min(start + run, n)
-        count, seen = stop - start, m - n + stop
+        count, seen = stop - start, m - n + stop if causal else m
         mask = None
-        if 1 < count < seen:
+        if causal and 1 < count < seen:
             mask = torch.full((count, seen), float("-inf"), dtype=q.dtype).triu_(seen - count + 1)
         queries, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (q[start:stop], k[:seen], v[:seen]))
         mixed = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, is_causal=mask is None and count > 1, enable_gqa=True
+            queries, keys, values, attn_mask=mask, is_causal=causal and mask is None and count > 1, enable_gqa=True
         )
         out[start:stop].copy_(mixed.squeeze(0).transpose(0, 1))
 
 
-def _segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, future: torch.Tensor, out: torch.Tensor) -> None:
+def _segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, future: torch.Tensor | None, out: torch.Tensor) -> None:
     """q, out: `[n, heads, D]`; k, v: `[m, kv_heads, D]`. The queries stand at the last n of the m keys.
 
-    future: `[_RUN, _RUN]`, -inf where the key comes after the query.
+    future: `[_RUN, _RUN]`, -inf where the key comes after the query; None if a query sees those as well.
     """
     (n, heads, width), (m, kv_heads, _) = q.shape, k.shape
     group = heads // kv_heads
-    k, v = k.permute(1, 2, 0), v.transpose(0, 1)
+    k, v, nothing = k.permute(1, 2, 0), v.transpose(0, 1), q.new_zeros(())
     run = max(1, min(_RUN, _SCORES // (heads * m)))
     for start in range(0, n, run):
         stop = min(start + run, n)
-        count, first, seen = stop - start, m - n + start, m - n + stop
+        count, first = stop - start, m - n + start
+        seen = m if future is None else first + count
         # Heads that share their keys stand below each other, so that they are one product.
         queries = q[start:stop].view(count, kv_heads, group, width).permute(1, 2, 0, 3).reshape(kv_heads, -1, width)
-        scores = torch.baddbmm(future[0, 0], queries, k[:, :, :seen], beta=0, alpha=width**-0.5)
-        scores.view(kv_heads, group, count, seen)[..., first:] += future[:count, :count]
+        scores = torch.baddbmm(nothing, queries, k[:, :, :seen], beta=0, alpha=width**-0.5)
+        if future is not None:
+            scores.view(kv_heads, group, count, seen)[..., first:] += future[:count, :count]
         mixed = torch.bmm(torch.softmax(scores, -1), v[:, :seen]).view(kv_heads, group, count, width)
         out[start:stop].view(count, kv_heads, group, width).copy_(mixed.permute(2, 0, 1, 3))

@@ -9,14 +9,14 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 
 Varlen = Callable[..., torch.Tensor]
-"""`(q, k, v, cu_q, cu_k, max_q, max_k)`; tests put a plain implementation in its place.
+"""`(q, k, v, cu_q, cu_k, max_q, max_k, causal)`; tests put a plain implementation in its place.
 
-Causal ragged attention, aligned at the end: a segment's last query sees all of its keys.
+Ragged attention. Causal: aligned at the end, a segment's last query sees all of its keys; else every query does.
 q: `[Q, heads, D]`; k, v: `[K, kv_heads, D]`.
 """
 
 
-def causal(attention: Callable[..., Any]) -> Varlen:
+def as_varlen(attention: Callable[..., Any]) -> Varlen:
     """torch's `varlen_attn`, of 2.11 or later, as a Varlen: fp16 or bf16, head_dim up to 256."""
     # Grouped heads: refused without this flag from torch 2.12 on, unknown (and simply accepted) before.
     grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(attention).parameters else {}
@@ -29,16 +29,16 @@ def causal(attention: Callable[..., Any]) -> Varlen:
         cu_k: torch.Tensor,
         max_q: int,
         max_k: int,
+        causal: bool,
     ) -> torch.Tensor:
-        # Without window_size the call is not causal at all.
-        out = attention(q, k, v, cu_q, cu_k, max_q, max_k, window_size=(-1, 0), **grouped)
+        out = attention(q, k, v, cu_q, cu_k, max_q, max_k, window_size=(-1, 0 if causal else -1), **grouped)
         assert isinstance(out, torch.Tensor)
         return out
 
     return varlen
 
 
-varlen = causal(varlen_attn)
+varlen = as_varlen(varlen_attn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,11 @@ class Ragged:
     kv_index: torch.Tensor | None
     max_q: int
     max_k: int
+    causal: bool
     kernel: Varlen = varlen
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See Attention."""
         if self.kv_index is not None:
             k, v = k.index_select(0, self.kv_index), v.index_select(0, self.kv_index)
-        return self.kernel(q, k, v, self.cu_q, self.cu_k, self.max_q, self.max_k)
+        return self.kernel(q, k, v, self.cu_q, self.cu_k, self.max_q, self.max_k, self.causal)

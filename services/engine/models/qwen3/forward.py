@@ -11,6 +11,7 @@ import torch
 
 from services.engine.layers.attention import Attention
 from services.engine.layers.elementwise import Elementwise, Fused
+from services.engine.layers.pooling import Pooling
 from services.engine.models.base import ModelInput
 from services.engine.models.qwen3.config import ModelConfig
 from services.engine.models.qwen3.weights import DecoderLayer, Weights
@@ -18,6 +19,8 @@ from services.engine.models.qwen3.weights import DecoderLayer, Weights
 
 class Qwen3:
     """The forward pass. `x` is the residual stream `[rows, hidden]`, `h` what a sublayer reads: x, normalised."""
+
+    causal, pooling = True, Pooling.LAST
 
     def __init__(self, config: ModelConfig, weights: Weights, elementwise: Elementwise, mlp_rows: int) -> None:
         self.config, self.elementwise = config, elementwise
@@ -46,7 +49,7 @@ class Qwen3:
             x, h = ops.add_norm(x, self._feed_forward(layer, h), layer.next_norm)
         layer = weights.layers[-1]
         attended = self._last_attention(layer, h, rotation, batch)
-        x, h = ops.add_norm(x[batch.last_rows], attended, layer.mlp_norm)
+        x, h = ops.add_norm(x[batch.wanted_rows], attended, layer.mlp_norm)
         return ops.last_norm(x, self._feed_forward(layer, h), layer.next_norm)
 
     def _attention(
@@ -63,11 +66,11 @@ class Qwen3:
     ) -> torch.Tensor:
         """Keys and values for every row, queries for the last rows only."""
         to_q, to_kv = layer.projections
-        rows, heads = batch.last_rows, self.config.num_attention_heads
+        rows, heads = batch.wanted_rows, self.config.num_attention_heads
         k, v = self._split(to_kv(h)).chunk(2, dim=1)
         k = self.elementwise.qk_norm_rope(k, layer.qk_norm[heads:], rotation)
         q = self.elementwise.qk_norm_rope(self._split(to_q(h[rows])), layer.qk_norm[:heads], rotation[rows])
-        return layer.o(batch.attend_last(q, k, v).flatten(1))
+        return layer.o(batch.attend_wanted(q, k, v).flatten(1))
 
     def _feed_forward(self, layer: DecoderLayer, h: torch.Tensor) -> torch.Tensor:
         """In slices of rows: its inner width is what takes most memory in a long text."""

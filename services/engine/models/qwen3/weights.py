@@ -97,13 +97,14 @@ def read(
         q_norm = interleave(vector(f"{at}self_attn.q_norm.weight", c.head_dim), c.head_dim)
         k_norm = interleave(vector(f"{at}self_attn.k_norm.weight", c.head_dim), c.head_dim)
         gate, up = (weight(f"mlp.{name}", c.intermediate_size, c.hidden_size) for name in ("gate", "up"))
+        parts = (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),)
         return DecoderLayer(
-            projections=tuple(map(attention, (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),))),
+            projections=tuple(attention(part, None) for part in parts),
             qk_norm=torch.cat([q_norm.expand(c.num_attention_heads, -1), k_norm.expand(c.num_key_value_heads, -1)]),
-            o=attention(weight("self_attn.o", c.hidden_size, heads)),
+            o=attention(weight("self_attn.o", c.hidden_size, heads), None),
             mlp_norm=vector(f"{at}post_attention_layernorm.weight", c.hidden_size),
-            gate_up=mlp(torch.cat([gate, up])),
-            down=mlp(weight("mlp.down", c.hidden_size, c.intermediate_size)),
+            gate_up=mlp(torch.cat([gate, up]), None),
+            down=mlp(weight("mlp.down", c.hidden_size, c.intermediate_size), None),
             next_norm=vector("norm.weight" if last else f"layers.{index + 1}.input_layernorm.weight", c.hidden_size),
         )
 

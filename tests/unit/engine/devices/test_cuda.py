@@ -63,20 +63,21 @@ def test_scores(checkpoints: Callable[..., Path]) -> None:
     assert np.abs(got - np.tile(Recipe(folder, 300).rerank("gravity", TEXTS), 8)).max() <= 0.05
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("last", [False, True])
-def test_ragged_attention_with_grouped_heads_and_longer_keys(last: bool) -> None:
+def test_ragged_attention_with_grouped_heads_and_longer_keys(last: bool, causal: bool) -> None:
     from services.engine.layers.attention.cuda import Ragged, varlen
 
     rng = np.random.default_rng(0)
     head = rng.integers(0, 99, 40)
     packed = pack([np.concatenate([head, rng.integers(0, 99, n)]).astype(np.int32) for n in (1, 5, 90, 300)])
     assert packed.kv_index is not None
-    rows = len(packed.last_rows) if last else packed.tokens
+    rows = len(packed.wanted_rows) if last else packed.tokens
     q = torch.randn(rows, 16, 128).bfloat16()
     k, v = torch.randn(packed.tokens, 8, 128).bfloat16(), torch.randn(packed.tokens, 8, 128).bfloat16()
-    cu, max_q = (packed.cu_last, 1) if last else (packed.cu_q, packed.max_q)
+    cu, max_q = (packed.cu_wanted, 1) if last else (packed.cu_q, packed.max_q)
     cu_q, cu_k, kv_index = (torch.from_numpy(array) for array in (cu, packed.cu_k, packed.kv_index))
-    expected = Ragged(cu_q, cu_k, kv_index, max_q, packed.max_k, plain_varlen)(q.float(), k.float(), v.float())
-    on_device = Ragged(cu_q.cuda(), cu_k.cuda(), kv_index.cuda(), max_q, packed.max_k, varlen)
+    expected = Ragged(cu_q, cu_k, kv_index, max_q, packed.max_k, causal, plain_varlen)(q.float(), k.float(), v.float())
+    on_device = Ragged(cu_q.cuda(), cu_k.cuda(), kv_index.cuda(), max_q, packed.max_k, causal, varlen)
     got = on_device(q.cuda(), k.cuda(), v.cuda()).float().cpu()
     torch.testing.assert_close(got, expected, atol=2e-2, rtol=2e-2)

@@ -17,8 +17,9 @@ import torch
 from bench.checkpoints import SHAPES
 from services.engine.devices.cuda import Cuda
 from services.engine.devices.cuda_graphs import BUCKETS, Bucket
-from services.engine.layers.attention.cuda import causal
+from services.engine.layers.attention.cuda import as_varlen
 from services.engine.layers.linear import dense
+from services.engine.layers.pooling import Pooling
 from services.engine.models.base import Head, ModelInput, unit_vectors
 from services.engine.models.qwen3 import build
 from services.engine.models.qwen3.config import ModelConfig
@@ -44,7 +45,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def speak(patch: pytest.MonkeyPatch, attention: Callable[..., Any]) -> None:
     """Lets batches attend by this `varlen_attn`."""
-    patch.setattr(transfer, "read", partial(transfer.read, kernel=causal(attention)))
+    patch.setattr(transfer, "read", partial(transfer.read, kernel=as_varlen(attention)))
 
 
 def config(size: str, layers: int | None = None) -> ModelConfig:
@@ -124,7 +125,9 @@ def test_every_graph(monkeypatch: pytest.MonkeyPatch, size: str, signature: str)
 def test_a_batch_for_a_graph_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     device = cuda(config("0.6b", 1))
     device._capture(BUCKETS[0], torch.cuda.graph_pool_handle())
-    monkeypatch.setattr(device, "_model", SimpleNamespace(hidden_size=1024))  # not called again
+    monkeypatch.setattr(
+        device, "_model", SimpleNamespace(hidden_size=1024, causal=True, pooling=Pooling.LAST)
+    )  # not called again
     results(device, short(BUCKETS[0]), width=1024)
 
 
@@ -167,8 +170,8 @@ def batch(**changed: Callable[[Any], Any]) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         read = transfer.read
 
-        def faulty(*arguments: Any) -> ModelInput:
-            found = read(*arguments)
+        def faulty(*arguments: Any, **named: Any) -> ModelInput:
+            found = read(*arguments, **named)
             attend: Any = found.attend
             own = {name: how for name, how in changed.items() if hasattr(found, name)}
             inner = {name: how for name, how in changed.items() if name not in own}
@@ -197,13 +200,13 @@ def kernel_without(*names: str, of: Callable[..., Any] = varlen_attn_2_13) -> Ca
 
     def kernel(*arguments: Any) -> Any:
         fields = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
-        call = {**dict(zip(fields, arguments, strict=True)), "window_size": (-1, 0), "enable_gqa": True}
+        call = {**dict(zip(fields, arguments[:-1], strict=True)), "window_size": (-1, 0), "enable_gqa": True}
         return of(**{name: value for name, value in call.items() if name not in names})
 
     return kernel
 
 
-OURS = causal(varlen_attn_2_13)
+OURS = as_varlen(varlen_attn_2_13)
 MIXED = "same device, but found at least two devices"
 
 FAULTS: dict[str, tuple[Plant, str]] = {
@@ -224,7 +227,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "the norm of queries and keys on the host": (weights(qk_norm=host), MIXED),
     "tokens on the host": (batch(ids=host), "an index on cpu into cuda:0"),
     "positions on the host": (batch(positions=host), "an index on cpu into cuda:0"),
-    "last rows on the host": (batch(last_rows=host), "an index on cpu into cuda:0"),
+    "last rows on the host": (batch(wanted_rows=host), "an index on cpu into cuda:0"),
     "rows of keys on the host": (batch(kv_index=host), MIXED),
     "bounds on the host": (batch(cu_k=host), "attention over tensors of two devices"),
     # shapes
@@ -239,7 +242,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "a bound too few": (batch(cu_k=lambda x: x[1:]), "bounds of queries"),
     "a token too few": (batch(ids=lambda x: x[1:]), "broadcast"),
     "a position too many": (batch(positions=lambda x: torch.cat([x, x[:1]])), "broadcast"),
-    "a last row too few": (batch(last_rows=lambda x: x[1:]), "out of bounds"),
+    "a last row too few": (batch(wanted_rows=lambda x: x[1:]), "out of bounds"),
     "a value too few": (attention(lambda q, k, v, *rest: OURS(q, k, v[1:], *rest)), "queries, keys, values differ"),
     "queries and keys exchanged": (attention(lambda q, k, v, *rest: OURS(k, q, q, *rest)), "no multiple"),
     # arguments

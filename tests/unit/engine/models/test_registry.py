@@ -15,6 +15,7 @@ from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.tensors import Tensors, Usage
 from services.engine.engine import EmbedEngine
 from services.engine.errors import CheckpointError
+from services.engine.layers.pooling import Pooling
 from services.engine.load import load
 from services.engine.models.base import Config, Head, ModelInput, unit_vectors
 from services.engine.models.registry import FAMILIES, family_of
@@ -32,6 +33,7 @@ class Mean:
     """A text's vector is the mean of its tokens' rows."""
 
     hidden_size = WIDTH
+    causal, pooling = True, Pooling.LAST
 
     def __init__(self, table: torch.Tensor) -> None:
         self._table = table
@@ -43,7 +45,7 @@ class Mean:
     def __call__(self, batch: ModelInput) -> torch.Tensor:
         rows = self._table[batch.ids].unsqueeze(1)
         nothing = torch.zeros_like(rows)  # all keys alike: attention weighs them equally
-        return batch.attend_last(nothing[batch.last_rows], nothing, rows).flatten(1)
+        return batch.attend_wanted(nothing[batch.wanted_rows], nothing, rows).flatten(1)
 
 
 class RawPrompts:

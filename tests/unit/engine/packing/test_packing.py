@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.engine.layers.attention.cpu import attend
+from services.engine.layers.pooling import Pooling
 from services.engine.packing.packing import MIN_SHARED, Packed, pack
 
 PREFIXES = [list(range(100, 100 + n)) for n in (0, 3, MIN_SHARED, 20)]
@@ -32,10 +33,10 @@ def visible(packed: Packed, row: int, segment: int) -> list[int]:
     return rows
 
 
-def seen_on_the_cpu(packed: Packed, cu: np.ndarray) -> list[list[int]]:
+def seen_on_the_cpu(packed: Packed, cu: np.ndarray, *, causal: bool = True) -> list[list[int]]:
     """Rows that each query attends to: where all scores are equal, the values of exactly these are mixed."""
     nothing, rows = torch.zeros(packed.tokens, 1, packed.tokens), torch.eye(packed.tokens).unsqueeze(1)
-    mixed = attend(nothing[: int(cu[-1])], nothing, rows, cu, packed.cu_q, packed.cu_k)
+    mixed = attend(nothing[: int(cu[-1])], nothing, rows, cu, packed.cu_q, packed.cu_k, causal=causal)
     return [np.flatnonzero(row[0]).tolist() for row in mixed.numpy()]
 
 
@@ -45,24 +46,51 @@ def test_every_text_reads_as_if_it_were_alone(texts: list[np.ndarray], min_savin
     packed = pack(texts, min_saving=min_saving)
     segment_of = np.repeat(np.arange(len(packed.cu_q) - 1), np.diff(packed.cu_q))
     on_the_cpu = seen_on_the_cpu(packed, packed.cu_q)
-    last_on_the_cpu = seen_on_the_cpu(packed, packed.cu_last)
+    last_on_the_cpu = seen_on_the_cpu(packed, packed.cu_wanted)
     for row in range(packed.tokens):
         rows = visible(packed, row, segment_of[row])
         assert packed.positions[row] == len(rows) - 1
         assert on_the_cpu[row] == sorted(rows)
     for text, output in zip(texts, packed.outputs, strict=True):
-        last = packed.last_rows[output]
+        last = packed.wanted_rows[output]
         rows = visible(packed, last, segment_of[last])
         assert packed.ids[rows].tolist() == text.tolist()
         assert last_on_the_cpu[output] == sorted(rows)
-        assert packed.cu_last[segment_of[last] + 1] - packed.cu_last[segment_of[last]] == 1
+        assert packed.cu_wanted[segment_of[last] + 1] - packed.cu_wanted[segment_of[last]] == 1
     assert packed.requested_tokens == sum(map(len, texts))
     assert packed.tokens <= packed.requested_tokens
-    assert len(packed.last_rows) == len({tuple(t) for t in texts}) == packed.cu_last[-1]
+    assert len(packed.wanted_rows) == len({tuple(t) for t in texts}) == packed.cu_wanted[-1]
     assert packed.max_q == np.diff(packed.cu_q).max()
     assert packed.max_k == np.diff(packed.cu_k).max()
     if min_saving == 1.0:
         assert packed.kv_index is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(sequences(), st.sampled_from([Pooling.FIRST, Pooling.LAST, Pooling.MEAN]))
+def test_without_sharing_a_segment_is_a_distinct_text_in_which_all_see_all(
+    texts: list[np.ndarray], pooling: Pooling
+) -> None:
+    packed = pack(texts, min_saving=1.0, pooling=pooling)
+    assert packed.kv_index is None
+    assert packed.texts == len(packed.cu_q) - 1 == len({tuple(text) for text in texts})
+    wanted = seen_on_the_cpu(packed, packed.cu_wanted, causal=False)
+    for text, output in zip(texts, packed.outputs, strict=True):
+        whole = list(range(packed.cu_q[output], packed.cu_q[output + 1]))
+        assert packed.ids[whole].tolist() == text.tolist()
+        mine = slice(packed.starts[output], packed.starts[output + 1])
+        picked = {Pooling.FIRST: whole[:1], Pooling.LAST: whole[-1:], Pooling.MEAN: whole}[pooling]
+        assert packed.wanted_rows[mine].tolist() == picked
+        assert wanted[mine] == [whole] * len(picked)
+    assert packed.max_wanted == np.diff(packed.cu_wanted).max()
+
+
+@pytest.mark.parametrize("pooling", [Pooling.FIRST, Pooling.MEAN])
+def test_only_what_is_pooled_by_its_last_token_is_shared(pooling: Pooling) -> None:
+    head = np.arange(20, dtype=np.int32)
+    texts = [np.append(head, last).astype(np.int32) for last in (50, 51)]
+    assert pack(texts).tokens == 22
+    assert pack(texts, pooling=pooling).tokens == 42
 
 
 def test_two_rerank_requests_share_the_system_prompt_once_and_each_query_once() -> None:
