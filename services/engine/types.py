@@ -36,6 +36,23 @@ class Priority(enum.Enum):
     BULK = "bulk"
 
 
+class Score(enum.Enum):
+    """What a reranker's card calls the score."""
+
+    PROBABILITY = "probability"  # sigmoid of the logit
+    LOGIT = "logit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a request may ask of a model, and what its scores are."""
+
+    input_types: tuple[InputType, ...]  # of an embedding model; a reranker has none
+    instructions: bool  # whether a request may bring its own
+    sliced: bool  # Matryoshka: the first values of a vector are a vector too
+    score: Score  # of a reranker
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """How to load and run a model. Sizes are in tokens."""
