@@ -69,7 +69,7 @@ def _hit(job: SearchJob, found: Hit) -> retrieval_pb2.SearchHit:
         score=found.score,
         retrieval_score=candidate.cosine,
         retrieval_rank=candidate.rank,
-        rerank_score=reranked.score if reranked else None,
+        rerank_score=reranked.probability if reranked else None,
         rerank_logit=reranked.logit if reranked else None,
         text=candidate.document.text if job.text else None,
         metadata_json=candidate.document.metadata if job.metadata else None,

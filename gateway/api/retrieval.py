@@ -16,6 +16,7 @@ from gateway.index.index import Index
 from gateway.index.upsert import PendingDocument, Upserter
 from gateway.models.embedder import Embedder
 from gateway.search.pipeline import Pipeline
+from services.api.models import check_dimensions
 from services.runtime import deadline
 from services.runtime.errors import NotFound, NotReady
 from services.runtime.streams import fitting, until
@@ -154,7 +155,7 @@ class RetrievalServicer(retrieval_pb2_grpc.RetrievalServiceServicer):
         check.done()
         model = await self._embedder.model(deadline.absolute(context))
         dimensions = request.dimensions if request.HasField("dimensions") else model.dimensions
-        check.within("dimensions", dimensions, model.min_dimensions, model.dimensions)
+        check_dimensions(check, dimensions, model)
         check.done()
         identity = model.model
         made = await index.catalogue.create(

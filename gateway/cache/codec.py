@@ -81,8 +81,8 @@ class CachedScore:
         return 250
 
     @property
-    def score(self) -> float:
-        """Probability of "yes": 1 / (1 + exp(-logit)), written so that neither side overflows."""
+    def probability(self) -> float:
+        """1 / (1 + exp(-logit)), written so that neither side overflows."""
         if self.logit >= 0:
             return 1.0 / (1.0 + math.exp(-self.logit))
         odds = math.exp(self.logit)

@@ -89,7 +89,7 @@ class Reranker:
         got = await self._cached.get(documents, options, deadline)
         items = [
             ScoredDocument(
-                answer.entry.logit, answer.entry.score, answer.entry.tokens, answer.entry.truncated, answer.hit
+                answer.entry.logit, answer.entry.probability, answer.entry.tokens, answer.entry.truncated, answer.hit
             )
             if answer.entry is not None
             else answer.failed or FailedItem(status_pb2.Status())

@@ -29,9 +29,9 @@ def rescored(near: Sequence[tuple[T, float]], exact: Mapping[int, float]) -> lis
     return sorted(better, key=lambda pair: -pair[1])
 
 
-def blend(retrieval_weight: float, cosine: float, score: float) -> float:
-    """The final score of a hit. `score`: probability of the second stage."""
-    return retrieval_weight * cosine + (1.0 - retrieval_weight) * score
+def blend(retrieval_weight: float, cosine: float, probability: float) -> float:
+    """The final score of a hit. `probability` is the second stage's: a logit has no bounds to weigh it by."""
+    return retrieval_weight * cosine + (1.0 - retrieval_weight) * probability
 
 
 def cut(
@@ -44,7 +44,7 @@ def cut(
 ) -> list[Hit]:
     """Blends both scores and keeps the best. A candidate without a rerank score counts as one with probability 0."""
     hits = [
-        Hit(candidate, blend(retrieval_weight, candidate.cosine, 0.0 if scored is None else scored.score), scored)
+        Hit(candidate, blend(retrieval_weight, candidate.cosine, 0.0 if scored is None else scored.probability), scored)
         for candidate, scored in zip(candidates, scores, strict=True)
     ]
     hits.sort(key=lambda hit: (-hit.score, hit.candidate.rank))

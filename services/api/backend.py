@@ -48,10 +48,10 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class ScoredDocument:
-    """A document that has a score. logit = logit(yes) - logit(no); `score` is its sigmoid."""
+    """A document that has a score. `probability` is the sigmoid of `logit`."""
 
     logit: float
-    score: float
+    probability: float
     tokens: int
     truncated: bool
     cache_hit: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import grpc
 from opentelemetry import trace
 
 from services.api.backend import RerankBackend, ScoredDocument, rerank_usage
+from services.api.models import scores_are_logits
 from services.api.options import rerank_options
 from services.runtime import deadline
 from services.runtime.errors import to_status, with_field
@@ -57,7 +59,7 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
         _describe(request, model.model, usage)
         timings.total_ms = (time.perf_counter() - began) * 1e3
         return rerank_pb2.RerankResponse(
-            results=_ranked(request, documents, scored),
+            results=_ranked(request, documents, scored, logits=scores_are_logits(model)),
             errors=[rerank_pb2.RerankError(index=index, error=errors[index]) for index in sorted(errors)],
             model=model.model,
             usage=usage,
@@ -73,16 +75,17 @@ class RerankService(rerank_pb2_grpc.RerankServiceServicer):
 
 
 def _ranked(
-    request: rerank_pb2.RerankRequest, documents: Sequence[str], scored: dict[int, ScoredDocument]
+    request: rerank_pb2.RerankRequest, documents: Sequence[str], scored: dict[int, ScoredDocument], *, logits: bool
 ) -> list[rerank_pb2.RerankResult]:
-    """Best first by logit, equal logits by index; cut by min_score, then by top_n."""
-    least = request.min_score if request.HasField("min_score") else 0.0
+    """Best first by logit, equal logits by index; cut by min_score, then by top_n. `logits`: they are the scores."""
+    least = request.min_score if request.HasField("min_score") else -math.inf
+    scores = {index: document.logit if logits else document.probability for index, document in scored.items()}
     order = sorted(scored, key=lambda index: (-scored[index].logit, index))
-    kept = [index for index in order if scored[index].score >= least]
+    kept = [index for index in order if scores[index] >= least]
     return [
         rerank_pb2.RerankResult(
             index=index,
-            score=scored[index].score,
+            score=scores[index],
             logit=scored[index].logit,
             tokens=scored[index].tokens,
             truncated=scored[index].truncated,

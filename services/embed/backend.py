@@ -38,13 +38,16 @@ class EngineBackend:
     async def model(self, deadline: float | None = None) -> embed_pb2.GetModelResponse:
         """The engine's model."""
         info = self._engine().info
+        able = info.capabilities
         return embed_pb2.GetModelResponse(
             model=convert.identity(info),
             dimensions=info.dimensions,
-            min_dimensions=min(MIN_DIMENSIONS, info.dimensions),
+            min_dimensions=min(MIN_DIMENSIONS, info.dimensions) if able.sliced else info.dimensions,
             max_tokens=info.max_tokens,
             dtype=info.dtype,
             default_instruction=info.default_instruction,
+            input_types=[kind for kind, its in _INPUT_TYPE.items() if its in able.input_types],
+            accepts_instructions=able.instructions,
         )
 
     async def embed(

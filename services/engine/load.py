@@ -121,6 +121,7 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         max_tokens=max_tokens,
         dtype=dtype_name,
         device=device.type,
+        capabilities=family.capabilities(embeds=embeds),
         default_instruction=family.default_instruction,
         template_version=family.template_version,
         weights_digest=built.weights_digest,

@@ -14,7 +14,7 @@ Vector = npt.NDArray[np.float32]
 
 
 class InputType(enum.Enum):
-    """How a text is presented to the embedding model."""
+    """How a text is presented to the embedding model. Prompts are the model's own; examples are Qwen3-Embedding's."""
 
     DOCUMENT = "document"  # the raw text
     QUERY = "query"  # Instruct: {instruction}\nQuery:{text}
@@ -47,7 +47,7 @@ class Score(enum.Enum):
 class Capabilities:
     """What a request may ask of a model, and what its scores are."""
 
-    input_types: tuple[InputType, ...]  # of an embedding model; a reranker has none
+    input_types: tuple[InputType, ...]  # of an embedding model, DOCUMENT and QUERY always; a reranker has none
     instructions: bool  # whether a request may bring its own
     sliced: bool  # Matryoshka: the first values of a vector are a vector too
     score: Score  # of a reranker
@@ -82,7 +82,8 @@ class ModelInfo:
     max_tokens: int
     dtype: str
     device: str
-    default_instruction: str
+    capabilities: Capabilities
+    default_instruction: str  # empty if the model takes no instructions
     template_version: str
     weights_digest: str
 
@@ -98,7 +99,7 @@ class EmbedItem:
 
 @dataclass(frozen=True, slots=True)
 class RerankItem:
-    """`logit` = logit(yes) - logit(no): rank by it, it has no ties near 0 and 1."""
+    """`logit`, for Qwen3 logit(yes) - logit(no): rank by it, it has no ties near 0 and 1."""
 
     logit: float
     tokens: int
@@ -106,7 +107,7 @@ class RerankItem:
 
     @property
     def probability(self) -> float:
-        """softmax over {no, yes} at "yes" = sigmoid(logit), without overflow at either end."""
+        """sigmoid(logit), for Qwen3 the softmax over {no, yes} at "yes", without overflow at either end."""
         if self.logit >= 0:
             return 1.0 / (1.0 + math.exp(-self.logit))
         odds = math.exp(self.logit)

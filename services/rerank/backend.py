@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from services.api.backend import FailedItem, Reranked, ScoredDocument
 from services.api.options import RerankOptions
-from services.engine.types import Failure
+from services.engine.types import Failure, Score
 from services.runtime import callers
 from services.runtime.errors import to_status
 from services.worker import convert
@@ -17,6 +17,12 @@ from winnow.rerank.v1 import rerank_pb2
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds; the port is bound before
     from services.engine.engine import RerankEngine
+
+
+_SCORE_TYPE = {
+    Score.PROBABILITY: rerank_pb2.SCORE_TYPE_PROBABILITY,
+    Score.LOGIT: rerank_pb2.SCORE_TYPE_LOGIT,
+}
 
 
 class EngineBackend:
@@ -36,6 +42,8 @@ class EngineBackend:
             dtype=info.dtype,
             default_instruction=info.default_instruction,
             recommended_retrieval_weight=self._weight,
+            accepts_instructions=info.capabilities.instructions,
+            score_type=_SCORE_TYPE[info.capabilities.score],
         )
 
     async def rerank(self, documents: Sequence[str], options: RerankOptions, deadline: float | None) -> Reranked:

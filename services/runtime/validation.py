@@ -48,10 +48,12 @@ class Check:
         if not low <= value <= high:
             self.wrong(field, f"is {value}; {low} to {high} is allowed")
 
-    def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> None:
-        """A value that the contract defines. Proto3 enums are open: any number can arrive."""
-        if value not in _numbers(kind):
+    def enum(self, field: str, value: int, kind: EnumTypeWrapper) -> bool:
+        """A value that the contract defines, and whether it is one. Proto3 enums are open: any number can arrive."""
+        known = value in _numbers(kind)
+        if not known:
             self.wrong(field, f"is {value}, not a valid {kind.DESCRIPTOR.name}; allowed: {', '.join(kind.keys())}")
+        return known
 
     def filled(self, field: str, text: str) -> None:
         """More than white space."""

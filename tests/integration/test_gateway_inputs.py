@@ -10,6 +10,7 @@ from services.runtime.errors import InvalidField
 from tests.support.gateway import running
 from tests.support.redis import RedisProcess
 from tests.support.serving import rich_status
+from tests.support.workers import DEFAULT_INSTRUCTION
 from winnow.common.v1 import common_pb2
 from winnow.embed.v1 import embed_pb2
 from winnow.rerank.v1 import rerank_pb2
@@ -232,6 +233,8 @@ async def test_defaults_mean_what_the_contract_says() -> None:
         assert request.truncation == common_pb2.TRUNCATION_END
         assert request.priority == common_pb2.PRIORITY_INTERACTIVE
         assert request.encoding == embed_pb2.ENCODING_FLOAT32
+        await gateway.embed.Embed(embed_pb2.EmbedRequest(texts=["x"], input_type=QUERY))
+        assert gateway.embed_worker.requests[-1].instruction == DEFAULT_INSTRUCTION
         symmetric = embed_pb2.EmbedRequest(texts=["x"], input_type=embed_pb2.INPUT_TYPE_SYMMETRIC)
         await gateway.embed.Embed(symmetric)
-        assert gateway.embed_worker.requests[-1].instruction == "Retrieve semantically similar text"
+        assert not gateway.embed_worker.requests[-1].HasField("instruction")  # the model has one of its own

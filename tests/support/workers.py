@@ -5,7 +5,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -32,6 +32,8 @@ class _Worker:
     def __init__(self, fingerprint: str, max_tokens: int) -> None:
         self.fingerprint = fingerprint
         self.max_tokens = max_tokens
+        self.instructions = True
+        """Whether the model accepts them."""
         self.requests: list[Any] = []
         self.callers: list[str] = []
         """Whom each of the requests is for."""
@@ -42,6 +44,15 @@ class _Worker:
         self.waiting = asyncio.Event()
         """Set when a call has arrived."""
         self.cancelled = 0
+
+    def without_instructions(self) -> Self:
+        """The same, of a model that accepts none."""
+        self.instructions = False
+        return self
+
+    @property
+    def default_instruction(self) -> str:
+        return DEFAULT_INSTRUCTION if self.instructions else ""
 
     async def _enter(self, request: Any) -> None:
         self.requests.append(request)
@@ -55,6 +66,8 @@ class _Worker:
             raise
         if self.problem is not None:
             raise self.problem
+        if request.HasField("instruction") and not self.instructions:
+            raise InvalidField("instruction", "is not accepted")
 
     def _identity(self) -> common_pb2.ModelIdentity:
         return common_pb2.ModelIdentity(name="stand-in", revision="1", fingerprint=self.fingerprint)
@@ -84,6 +97,8 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
     def __init__(self, fingerprint: str = "embed-1", dimensions: int = 96, max_tokens: int = 512) -> None:
         super().__init__(fingerprint, max_tokens)
         self.dimensions = dimensions
+        self.min_dimensions = min(32, dimensions)
+        self.input_types = [embed_pb2.INPUT_TYPE_DOCUMENT, embed_pb2.INPUT_TYPE_QUERY, embed_pb2.INPUT_TYPE_SYMMETRIC]
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         embed_pb2_grpc.add_EmbedServiceServicer_to_server(self, server)
@@ -128,8 +143,9 @@ class EmbedWorker(_Worker, embed_pb2_grpc.EmbedServiceServicer):
 
     async def GetModel(self, request: embed_pb2.GetModelRequest, context: Context) -> embed_pb2.GetModelResponse:
         return embed_pb2.GetModelResponse(
-            model=self._identity(), dimensions=self.dimensions, min_dimensions=32, max_tokens=self.max_tokens,
-            dtype="float32", default_instruction=DEFAULT_INSTRUCTION, limits=LIMITS,
+            model=self._identity(), dimensions=self.dimensions, min_dimensions=self.min_dimensions,
+            max_tokens=self.max_tokens, dtype="float32", limits=LIMITS, input_types=self.input_types,
+            accepts_instructions=self.instructions, default_instruction=self.default_instruction,
         )  # fmt: skip
 
 
@@ -141,6 +157,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
     def __init__(self, fingerprint: str = "rerank-1", max_tokens: int = 512, weight: float | None = None) -> None:
         super().__init__(fingerprint, max_tokens)
         self.weight = weight
+        self.score_type = rerank_pb2.SCORE_TYPE_PROBABILITY
 
     def register(self, server: grpc.aio.Server, lifecycle: Lifecycle) -> None:
         rerank_pb2_grpc.add_RerankServiceServicer_to_server(self, server)
@@ -171,6 +188,7 @@ class RerankWorker(_Worker, rerank_pb2_grpc.RerankServiceServicer):
 
     async def GetModel(self, request: rerank_pb2.GetModelRequest, context: Context) -> rerank_pb2.GetModelResponse:
         return rerank_pb2.GetModelResponse(
-            model=self._identity(), max_tokens=self.max_tokens, dtype="float32",
-            default_instruction=DEFAULT_INSTRUCTION, limits=LIMITS, recommended_retrieval_weight=self.weight,
+            model=self._identity(), max_tokens=self.max_tokens, dtype="float32", limits=LIMITS,
+            recommended_retrieval_weight=self.weight, score_type=self.score_type,
+            accepts_instructions=self.instructions, default_instruction=self.default_instruction,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from services.engine.layers.attention import Attention
 from services.engine.layers.pooling import Pooling
 from services.engine.text.prompts import EmbedTemplate, RerankTemplate
 from services.engine.text.tokenizer import Tokenizer
+from services.engine.types import Capabilities
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 """`fp32 [E, hidden] -> fp32 [E, width]`."""
@@ -73,11 +74,14 @@ class Family(Protocol):
 
     @property
     def default_instruction(self) -> str:
-        """The instruction of a request that has none."""
+        """The instruction of a request that has none; empty if the model takes no instructions."""
 
     @property
     def template_version(self) -> str:
         """Changes if the prompts do. Part of the fingerprint."""
+
+    def capabilities(self, *, embeds: bool) -> Capabilities:
+        """What a request may ask of the model."""
 
     def check(self, tokenizer: Tokenizer, *, embeds: bool) -> None:
         """Refuses a checkpoint whose files say that it is used in another way than here.

@@ -15,6 +15,7 @@ from services.engine.models.qwen3.heads import yes_no
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION, EmbedPrompts, RerankPrompts
 from services.engine.models.qwen3.weights import usage
 from services.engine.text.tokenizer import Tokenizer
+from services.engine.types import Capabilities, InputType, Score
 
 
 class Qwen3Family:
@@ -28,6 +29,12 @@ class Qwen3Family:
         self._checkpoint = checkpoint
         self.config = ModelConfig.parse(checkpoint.raw_config)
         self.tensors = Tensors(checkpoint.name, checkpoint.folder, usage(self.config))
+
+    def capabilities(self, *, embeds: bool) -> Capabilities:
+        """See Family."""
+        return Capabilities(
+            input_types=tuple(InputType) if embeds else (), instructions=True, sliced=embeds, score=Score.PROBABILITY
+        )
 
     def check(self, tokenizer: Tokenizer, *, embeds: bool) -> None:
         """See Family."""

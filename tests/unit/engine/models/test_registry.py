@@ -22,11 +22,14 @@ from services.engine.models.registry import FAMILIES, family_of
 from services.engine.text.ends import Pause
 from services.engine.text.prompts import Prompt, RerankTemplate, encode_each, never
 from services.engine.text.tokenizer import Tokenizer
-from services.engine.types import EngineSettings, Failure, Ids, InputType, Truncation
+from services.engine.types import Capabilities, EngineSettings, Failure, Ids, InputType, Score, Truncation
 from tests.support.checkpoints import tokenizer
 from tests.unit.engine.conftest import blocking
 
 WIDTH = 16
+CAPABILITIES = Capabilities(
+    input_types=(InputType.DOCUMENT, InputType.QUERY), instructions=False, sliced=False, score=Score.LOGIT
+)
 
 
 class Mean:
@@ -80,6 +83,9 @@ class MeanFamily:
             checkpoint.name, checkpoint.folder, Usage(re.compile("position"), lambda name: unused.get(name, "is odd"))
         )
 
+    def capabilities(self, *, embeds: bool) -> Capabilities:
+        return CAPABILITIES
+
     def check(self, words: Tokenizer, *, embeds: bool) -> None:
         if not embeds:
             raise CheckpointError("makes no scores")
@@ -124,6 +130,7 @@ def test_a_family_that_the_engine_does_not_know_is_served(folder: Path) -> None:
         np.testing.assert_allclose(item.vector, (mean / mean.norm()).numpy(), atol=1e-6)
     assert loaded.info.default_instruction == "none"
     assert loaded.info.template_version == "raw-1"
+    assert loaded.info.capabilities is CAPABILITIES
 
 
 def test_a_tensor_that_a_family_does_not_use_is_refused_in_its_words(folder: Path) -> None:

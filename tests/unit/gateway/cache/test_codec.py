@@ -80,10 +80,10 @@ def test_foreign_bytes_are_a_miss(value: bytes) -> None:
 @example(0.0)
 @example(800.0)
 @example(-800.0)
-def test_a_score_is_the_sigmoid_of_its_logit(logit: float) -> None:
-    score = CachedScore(logit, 1, False).score
-    assert 0 <= score <= 1
-    assert score == pytest.approx(1 / (1 + math.exp(-logit)) if logit > -700 else 0.0)
+def test_a_probability_is_the_sigmoid_of_its_logit(logit: float) -> None:
+    probability = CachedScore(logit, 1, False).probability
+    assert 0 <= probability <= 1
+    assert probability == pytest.approx(1 / (1 + math.exp(-logit)) if logit > -700 else 0.0)
 
 
 def unit(values: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ def candidate(name: str, cosine: float, rank: int) -> Candidate:
     return Candidate(Document(name, name), cosine, rank)
 
 
-def scored(score: float) -> ScoredDocument:
-    return ScoredDocument(logit=0.0, score=score, tokens=1, truncated=False)
+def scored(probability: float) -> ScoredDocument:
+    return ScoredDocument(logit=0.0, probability=probability, tokens=1, truncated=False)
 
 
 def names(hits: list[Hit]) -> list[str]:
@@ -72,12 +72,12 @@ def test_the_cut_is_sorted_by_score_then_rank(
 ) -> None:
     pairs.sort(key=lambda pair: -pair[0])
     candidates = [Candidate(Document(str(n), ""), cosine, n + 1) for n, (cosine, _) in enumerate(pairs)]
-    scores = [None if logit is None else scored(CachedScore(logit, 1, False).score) for _, logit in pairs]
+    scores = [None if logit is None else scored(CachedScore(logit, 1, False).probability) for _, logit in pairs]
     hits = cut(candidates, scores, retrieval_weight=weight, min_score=least, top_n=top_n)
     assert len(hits) <= top_n
     order = [(-hit.score, hit.candidate.rank) for hit in hits]
     assert order == sorted(order)
     for hit in hits:
-        probability = hit.reranked.score if hit.reranked else 0.0
+        probability = hit.reranked.probability if hit.reranked else 0.0
         assert hit.score == weight * hit.candidate.cosine + (1 - weight) * probability
         assert least is None or hit.score >= least
