@@ -19,7 +19,7 @@ COMMANDS = {
     "invariance": "of how many queries the best ten change with what is computed beside a text",
     "chaos": "goodput, failures and recovery under overload, faults, restarts and hostile callers",
     "autoscale": "a simulated day of traffic with the autoscalers of the manifests",
-    "verify-models": "results of the real 0.6B pair, compared with the numbers in their model cards",
+    "verify-models": "results of real models, compared with the numbers that their cards print",
 }
 
 

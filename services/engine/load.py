@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from services.engine import host, precision
+from services.engine import golden, host, precision
 from services.engine.calibration import random_texts
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.fingerprint import fingerprint
@@ -20,6 +20,7 @@ from services.engine.devices.cuda import Cuda
 from services.engine.errors import CheckpointError, EngineError
 from services.engine.jobs import Limits
 from services.engine.models.base import Family
+from services.engine.models.recipes import RECIPES, Recipe, Recipes, recipe_of
 from services.engine.models.registry import FAMILIES, Families, family_of
 from services.engine.runner import Runner
 from services.engine.text.tokenizer import Tokenizer
@@ -39,6 +40,7 @@ _MIXED_TOKENS = {"cpu": 32, "cuda": 1024}
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2, torch.int8: 5e-2}
 _WARM_UP_TOKENS = (6, 24, 256)  # of a batch; and a full batch, if it takes less than so many seconds
 _WARM_UP_S = 1.0
+_NO_RECIPE = Recipe(source="the folder alone")
 _PROBE = "Winnowing parts the grain from the chaff: thrown into the wind, what is light is carried off."
 
 
@@ -57,17 +59,20 @@ class Loaded:
     throughput: Throughput
 
 
-def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIES) -> Loaded:
+def load(
+    settings: EngineSettings, *, embeds: bool, families: Families = FAMILIES, recipes: Recipes = RECIPES
+) -> Loaded:
     """A model that makes vectors if it `embeds`, else scores. Blocking.
 
-    Raises CheckpointError if the checkpoint is unsound or the model disagrees with itself.
+    Raises CheckpointError if the checkpoint is unsound, or the model disagrees with itself or with its card's numbers.
     """
     device, named = _placement(settings), precision.parse(settings.dtype)
     host.use_threads(settings.threads, settings.tokenizer_threads)
     checkpoint = Checkpoint.open(settings.model, settings.revision)
     family = family_of(checkpoint, families)
     config = family.config
-    own_limit = longest_text(checkpoint.folder) or config.max_position_embeddings
+    recipe = recipe_of(checkpoint.name, recipes) or _NO_RECIPE
+    own_limit = recipe.max_tokens or longest_text(checkpoint.folder) or config.max_position_embeddings
     max_tokens = settings.max_tokens or min(_MAX_TOKENS, config.max_position_embeddings, own_limit)
     if not 64 <= max_tokens <= config.max_position_embeddings:
         raise CheckpointError(f"max_tokens is {max_tokens}; this model takes 64 to {config.max_position_embeddings}")
@@ -126,6 +131,8 @@ def load(settings: EngineSettings, *, embeds: bool, families: Families = FAMILIE
         template_version=family.template_version,
         weights_digest=built.weights_digest,
     )
+    if recipe.golden is not None:
+        golden.check(recipe.golden, info, family, tokenizer, runner)
     return Loaded(info, family, tokenizer, runner, limits, throughput)
 
 

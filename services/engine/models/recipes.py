@@ -30,10 +30,11 @@ class Tolerance:
         return by_name[dtype]
 
 
-# Of a cosine or a probability: cards print four digits, some of a computation in 16 bits.
-_UNIT = Tolerance(float32=2e-3, float16=5e-3, bfloat16=2e-2, int8=5e-2)
+# Of a cosine or a probability: cards print four digits, some of a computation in 16 bits. A wrong prompt, mask or
+# pooling moves at least one of several numbers by more than that of int8.
+_UNIT = Tolerance(float32=2e-3, float16=5e-3, bfloat16=3e-2, int8=1e-1)
 # Of a logit that was computed in float16.
-_LOGIT = Tolerance(float32=2e-2, float16=2e-2, bfloat16=1e-1, int8=2e-1)
+_LOGIT = Tolerance(float32=2e-2, float16=2e-2, bfloat16=1e-1, int8=3e-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ class Recipe:
     score: Score | None = None
     max_tokens: int | None = None
     golden: Golden | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes vectors: a row of a reranker says what its score is."""
+        return self.score is None
 
 
 Recipes = Mapping[str, Recipe]

@@ -126,10 +126,13 @@ def test_verify_models_without_the_hub_says_so_in_one_line(tmp_path: Path) -> No
 
 
 def test_verify_models_tells_wrong_numbers(tmp_path: Path) -> None:
-    folder = checkpoints.save(tmp_path / "model")
-    done = bench("verify-models", "--embed-model", folder, "--rerank-model", folder)
+    folders = [checkpoints.save(tmp_path / name) for name in ("Qwen3-Embedding-0.6B", "qwen3-reranker-0.6b")]
+    done = bench("verify-models", *folders, tmp_path / "nano-embed")
     assert done.returncode == 1
-    assert done.stdout.count("WRONG") == 2
+    assert len([line for line in done.stdout.splitlines() if line.startswith("  card ")]) == 6
+    assert "card   0.7646  ours " in done.stdout
+    assert done.stdout.count("WRONG") >= 5
+    assert "nano-embed: no numbers are known" in done.stdout
 
 
 def test_unknown_subjects_are_refused() -> None:
