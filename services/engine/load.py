@@ -19,13 +19,14 @@ from services.engine.devices.cpu import Cpu
 from services.engine.devices.cuda import Cuda
 from services.engine.errors import CheckpointError, EngineError
 from services.engine.jobs import Limits
-from services.engine.models.base import Family
+from services.engine.layers.pooling import Pooling
+from services.engine.models.base import Family, Model
 from services.engine.models.recipes import RECIPES, Recipe, Recipes, recipe_of
 from services.engine.models.registry import FAMILIES, Families, family_of
 from services.engine.runner import Runner
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.throughput import Throughput
-from services.engine.types import EngineSettings, Ids, ModelInfo, Vector
+from services.engine.types import EngineSettings, Ids, ModelInfo, Score, Vector
 
 _MAX_TOKENS = 8192  # of one text, if the settings name no limit
 # Tokens per batch. CPU: products of weights gain nothing past some 200 rows, but the documents of a rerank request
@@ -138,7 +139,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """The model on its device, its number format, its head's name and the digest of its weights."""
+    """The model on its device, its number format, what is made of its states, and the digest of its weights."""
 
     device: Device
     dtype: torch.dtype
@@ -162,7 +163,23 @@ def _build(
         model = read(max_tokens)
         name, head = family.head(tokenizer, device, embeds=embeds)
         on_device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
+        name = _head_identity(name, model, family.capabilities(embeds=embeds).score)
         return _Built(on_device, dtype, name, digest.result())
+
+
+def _head_identity(head: str, model: Model, score: Score) -> str:
+    """What is made of the hidden states, for the fingerprint: the head, and what a folder or a recipe may change.
+
+    The usual is left out: a causal model, its last token, a probability.
+    """
+    parts = [head]
+    if not model.causal:
+        parts.append("attends in both directions")
+    if model.pooling is not Pooling.LAST:
+        parts.append(model.pooling.value)
+    if score is not Score.PROBABILITY:
+        parts.append(score.value)
+    return ", ".join(parts)
 
 
 def _placement(settings: EngineSettings) -> torch.device:

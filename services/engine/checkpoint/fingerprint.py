@@ -23,7 +23,8 @@ def fingerprint(
     """32 hexadecimal digits; equal ones give equal results.
 
     `config` counts by its values, so that config.json may be laid out anew or name another version of transformers.
-    `weights` and `tokenizer` are digests, `template` is a version, `head` says what is made of the last hidden state.
+    `weights` and `tokenizer` are digests, `template` is a version, `head` says how tokens see each other
+    and what is made of their last hidden states.
     """
     identity = {
         "name": name,

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +16,8 @@ from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.tensors import Tensors, Usage
 from services.engine.engine import EmbedEngine
 from services.engine.errors import CheckpointError
-from services.engine.layers.pooling import Pooling
-from services.engine.load import load
+from services.engine.layers.pooling import Pooling, pool
+from services.engine.load import Loaded, load
 from services.engine.models.base import Config, Head, ModelInput, unit_vectors
 from services.engine.models.registry import FAMILIES, family_of
 from services.engine.text.ends import Pause
@@ -36,10 +37,9 @@ class Mean:
     """A text's vector is the mean of its tokens' rows."""
 
     hidden_size = WIDTH
-    causal, pooling = True, Pooling.LAST
 
-    def __init__(self, table: torch.Tensor) -> None:
-        self._table = table
+    def __init__(self, table: torch.Tensor, causal: bool, pooling: Pooling) -> None:
+        self._table, self.causal, self.pooling = table, causal, pooling
 
     def compiled(self) -> Self:
         return self
@@ -48,7 +48,8 @@ class Mean:
     def __call__(self, batch: ModelInput) -> torch.Tensor:
         rows = self._table[batch.ids].unsqueeze(1)
         nothing = torch.zeros_like(rows)  # all keys alike: attention weighs them equally
-        return batch.attend_wanted(nothing[batch.wanted_rows], nothing, rows).flatten(1)
+        means = batch.attend_wanted(nothing[batch.wanted_rows], nothing, rows).flatten(1)
+        return pool(means, batch.starts, self.pooling)
 
 
 class RawPrompts:
@@ -74,7 +75,8 @@ class RawPrompts:
 
 
 class MeanFamily:
-    default_instruction, template_version = "none", "raw-1"
+    default_instruction, template_version, head_name = "none", "raw-1", "mean"
+    capabilities_, causal, pooling = CAPABILITIES, True, Pooling.LAST
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = Config(vocab_size=checkpoint.raw_config["rows"], hidden_size=WIDTH, max_position_embeddings=4096)
@@ -84,7 +86,7 @@ class MeanFamily:
         )
 
     def capabilities(self, *, embeds: bool) -> Capabilities:
-        return CAPABILITIES
+        return self.capabilities_
 
     def check(self, words: Tokenizer, *, embeds: bool) -> None:
         if not embeds:
@@ -97,13 +99,19 @@ class MeanFamily:
         raise CheckpointError("makes no scores")
 
     def head(self, words: Tokenizer, device: torch.device, *, embeds: bool) -> tuple[str, Head]:
-        return "mean", unit_vectors
+        return self.head_name, unit_vectors
 
     def sample(self) -> torch.Tensor:
         return self.tensors("table", (self.config.vocab_size, WIDTH))
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Mean]:
-        return lambda max_tokens: Mean(self.tensors("table", (self.config.vocab_size, WIDTH)).to(device, dtype))
+        table = self.tensors("table", (self.config.vocab_size, WIDTH)).to(device, dtype)
+        return lambda max_tokens: Mean(table, self.causal, self.pooling)
+
+
+def start(folder: Path, family: type[MeanFamily]) -> Loaded:
+    families: Mapping[str, Callable[[Checkpoint], Any]] = {**FAMILIES, "mean": family}
+    return load(EngineSettings(str(folder), max_tokens=64, threads=1), embeds=True, families=families)
 
 
 @pytest.fixture
@@ -118,11 +126,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_family_that_the_engine_does_not_know_is_served(folder: Path) -> None:
-    families: Mapping[str, Callable[[Checkpoint], Any]] = {**FAMILIES, "mean": MeanFamily}
-    settings = EngineSettings(str(folder), max_tokens=64, threads=1)
-    loaded = load(settings, embeds=True, families=families)
+    loaded = start(folder, MeanFamily)
     texts = ["gravity is a force", "gravity is a body", "passages", "gravity is a force that attracts"]
-    with blocking(EmbedEngine(loaded, settings.tokenizer_threads)) as embed:
+    with blocking(EmbedEngine(loaded, 1)) as embed:
         items = embed("embed", texts).items
     table = MeanFamily(Checkpoint.open(str(folder))).tensors("table", (loaded.tokenizer.rows, WIDTH))
     for item, ids in zip(items, loaded.tokenizer.encode(texts), strict=True):
@@ -131,6 +137,41 @@ def test_a_family_that_the_engine_does_not_know_is_served(folder: Path) -> None:
     assert loaded.info.default_instruction == "none"
     assert loaded.info.template_version == "raw-1"
     assert loaded.info.capabilities is CAPABILITIES
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+def test_how_a_model_sees_and_pools_is_its_own(folder: Path, pooling: Pooling) -> None:
+    """Each token sees the whole text, so any of them, and their mean, is the same vector."""
+    family: type[MeanFamily] = type("Other", (MeanFamily,), {"causal": False, "pooling": pooling})
+    texts = ["gravity is a force", "gravity is a body", "gravity is a force"]
+    rows = []
+    for kind in (MeanFamily, family):
+        with blocking(EmbedEngine(start(folder, kind), 1)) as embed:
+            rows.append(np.stack([item.vector for item in embed("embed", texts).items]))
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-6)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"template_version": "raw-2"},
+    {"head_name": "other"},
+    {"causal": False},
+    {"causal": False, "pooling": Pooling.FIRST},
+    {"causal": False, "pooling": Pooling.MEAN},
+    {"capabilities_": replace(CAPABILITIES, score=Score.PROBABILITY)},
+]
+
+
+def test_all_that_changes_a_result_changes_the_fingerprint(folder: Path) -> None:
+    """Prompts, head, attention, pooling and score: each of them alone, whichever file or recipe says it."""
+    families = [MeanFamily, *(type("Other", (MeanFamily,), changed) for changed in CHANGES)]
+    loaded = [start(folder, family) for family in families]
+    for one in loaded:
+        one.runner.close()
+    assert len({one.info.fingerprint for one in loaded}) == len(families)
+    assert len({one.info.weights_digest for one in loaded}) == 1
+    again = start(folder, MeanFamily)
+    again.runner.close()
+    assert again.info.fingerprint == loaded[0].info.fingerprint
 
 
 def test_a_tensor_that_a_family_does_not_use_is_refused_in_its_words(folder: Path) -> None:
