@@ -8,6 +8,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from services.embed.settings import EmbedSettings
+from services.engine.models.recipes import RECIPES
 from services.rerank.settings import RerankSettings
 from services.runtime.settings import described
 
@@ -46,6 +47,17 @@ def test_settings_exist_with_the_defaults_that_it_names(row: str) -> None:
 
 def test_there_is_a_table() -> None:
     assert len(ROWS) > 10
+
+
+def test_every_model_with_a_recipe_is_in_the_table() -> None:
+    """A row may shorten names: "Qwen3-Reranker-4B, -8B", "e5-small, e5-base, and their -v2"."""
+    names = {id_.rpartition("/")[2] for id_ in RECIPES}
+    rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| ")]
+    table = " ".join(rows)
+    missing = {name for name in names if name not in table}
+    for name in missing:
+        stem, _, end = name.rpartition("-")
+        assert any(stem in row and f"-{end}" in row for row in rows), name
 
 
 def test_make_targets_exist() -> None:
