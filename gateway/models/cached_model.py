@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import grpc
+
 from gateway.cache.keys import CacheKeys
 from gateway.cache.lru import Sized
 from gateway.cache.single_flight import Resolve, SingleFlight
@@ -21,7 +23,7 @@ from gateway.models.concurrency import Begun, for_each
 from gateway.models.pool import Model, Pool
 from gateway.telemetry import GatewayMetrics
 from services.api.backend import FailedItem
-from services.runtime.errors import DeadlineTooShort, UpstreamUnavailable
+from services.runtime.errors import DeadlineTooShort, Problem, UpstreamUnavailable
 from services.runtime.telemetry import names
 from winnow.common.v1 import common_pb2
 
@@ -166,17 +168,28 @@ class CachedModel(Generic[M, Opt, E]):
         call fails.
         """
         pool = self._workers.pool
+        refusals: list[tuple[str, Problem]] = []
         for _ in range(_ATTEMPTS):
             model = await self._model(fingerprint, deadline)
-            answers = await self._answers(model, texts, options.resolved(model), deadline)
+            resolved = options.resolved(model)
+            try:
+                answers = await self._answers(model, texts, resolved, deadline)
+            except Problem as problem:
+                # Options that this model has may be wrong for another one, which is taking its place.
+                if problem.code is not grpc.StatusCode.INVALID_ARGUMENT or not await pool.is_changing(model, deadline):
+                    raise
+                refusals.append((model.model.fingerprint, problem))
+                continue
             seen = {answer.model.fingerprint: answer.model for answer in answers}
             if set(seen) == {model.model.fingerprint}:
                 return Answers(model, answers)
             # The workers have changed their model. Its results are cached under its own fingerprint.
             other = next(identity for print_, identity in seen.items() if print_ != model.model.fingerprint)
             serving = await pool.model_of(other, deadline)
-            if fingerprint is None and len(seen) == 1:
+            if fingerprint is None and len(seen) == 1 and options.resolved(serving) == resolved:
                 return Answers(serving, answers)
+        if len(refusals) == _ATTEMPTS and len({refused for refused, _ in refusals}) == 1:
+            raise refusals[-1][1]  # by one model, again and again: it is the request
         if fingerprint is not None:
             raise WrongModelError((await pool.model(deadline)).model)
         raise UpstreamUnavailable(pool.what, "is changing its model")

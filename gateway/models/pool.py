@@ -119,6 +119,11 @@ class Pool(Generic[M]):
             await self.refresh(deadline)
         return self._models[fingerprint] if self._serves(fingerprint) else None
 
+    async def is_changing(self, model: M, deadline: float | None = None) -> bool:
+        """Whether the pool serves another model, beside this one or in its place."""
+        await self.refresh(deadline)
+        return any(self._serves(fingerprint) for fingerprint in self._models if fingerprint != model.model.fingerprint)
+
     def _serves(self, fingerprint: str) -> bool:
         return fingerprint in self._models and self._seen_at[fingerprint] > max(self._seen_at.values()) - _ROLLOUT_S
 
