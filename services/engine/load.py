@@ -163,7 +163,7 @@ def _build(
         model = read(max_tokens)
         name, head = family.head(tokenizer, device, embeds=embeds)
         on_device = Cuda(model, head, device) if device.type == "cuda" else Cpu(model, head)
-        name = _head_identity(name, model, family.capabilities(embeds=embeds).score)
+        name = _head_identity(name, model, Score.PROBABILITY if embeds else family.capabilities(embeds=False).score)
         return _Built(on_device, dtype, name, digest.result())
 
 

@@ -19,6 +19,7 @@ from services.engine.errors import CheckpointError
 from services.engine.layers.pooling import Pooling, pool
 from services.engine.load import Loaded, load
 from services.engine.models.base import Config, Head, ModelInput, unit_vectors
+from services.engine.models.qwen3.family import Qwen3Family
 from services.engine.models.registry import FAMILIES, family_of
 from services.engine.text.ends import Pause
 from services.engine.text.prompts import Prompt, RerankTemplate, encode_each, never
@@ -157,12 +158,11 @@ CHANGES: list[dict[str, Any]] = [
     {"causal": False},
     {"causal": False, "pooling": Pooling.FIRST},
     {"causal": False, "pooling": Pooling.MEAN},
-    {"capabilities_": replace(CAPABILITIES, score=Score.PROBABILITY)},
 ]
 
 
 def test_all_that_changes_a_result_changes_the_fingerprint(folder: Path) -> None:
-    """Prompts, head, attention, pooling and score: each of them alone, whichever file or recipe says it."""
+    """Prompts, head, attention and pooling: each of them alone, whichever file or recipe says it."""
     families = [MeanFamily, *(type("Other", (MeanFamily,), changed) for changed in CHANGES)]
     loaded = [start(folder, family) for family in families]
     for one in loaded:
@@ -172,6 +172,23 @@ def test_all_that_changes_a_result_changes_the_fingerprint(folder: Path) -> None
     again = start(folder, MeanFamily)
     again.runner.close()
     assert again.info.fingerprint == loaded[0].info.fingerprint
+
+
+def test_what_a_score_is_changes_the_fingerprint(checkpoints: Callable[..., Path]) -> None:
+    class Logits(Qwen3Family):
+        def capabilities(self, *, embeds: bool) -> Capabilities:
+            return replace(super().capabilities(embeds=embeds), score=Score.LOGIT)
+
+    settings = EngineSettings(str(checkpoints()), max_tokens=256, threads=1)
+
+    def fingerprints(embeds: bool) -> set[str]:
+        loaded = [load(settings, embeds=embeds, families={"qwen3": kind}) for kind in (Qwen3Family, Logits)]
+        for one in loaded:
+            one.runner.close()
+        return {one.info.fingerprint for one in loaded}
+
+    assert len(fingerprints(embeds=False)) == 2
+    assert len(fingerprints(embeds=True)) == 1
 
 
 def test_a_tensor_that_a_family_does_not_use_is_refused_in_its_words(folder: Path) -> None:
