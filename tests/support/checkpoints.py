@@ -1,11 +1,13 @@
 """Tiny random Qwen3 checkpoints, saved by transformers, with a real (small) byte-level BPE tokenizer."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import (
     AddedToken,
     Regex,
@@ -121,6 +123,22 @@ def save(
     model.to(dtype)  # type: ignore[arg-type] # its decorator hides the overloads
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     words.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def repack(reranker: Path, folder: Path, labels: Sequence[str] = ("LABEL_0",)) -> Path:
+    """Writes a reranker anew as a Qwen3ForSequenceClassification: a row of `score.weight` for each label, made of the
+    rows of its language-model head for yes and no."""
+    shutil.copytree(reranker, folder)
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors.pop("lm_head.weight", tensors["model.embed_tokens.weight"])
+    words = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = {label: head[words.token_to_id(label)] for label in ("yes", "no")}
+    both = [rows[label] for label in labels if label in rows]
+    tensors["score.weight"] = torch.stack(both or [rows["yes"] - rows["no"]])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    named = {str(row): label for row, label in enumerate(labels)}
+    edit_config(folder, architectures=["Qwen3ForSequenceClassification"], id2label=named, pad_token_id=0)
     return folder
 
 

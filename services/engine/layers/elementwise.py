@@ -32,6 +32,9 @@ class Elementwise(Protocol):
         rotation: `[rows, 1, D/2, 2]`.
         """
 
+    def rope(self, heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """RoPE alone."""
+
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """SiLU(gate) · up, of `[rows, 2 · inner]`."""
 
@@ -58,10 +61,11 @@ class InPlace:
 
     def qk_norm_rope(self, heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
-        heads.mul_(self._inverse_rms(heads)).mul_(weight)
-        pairs = torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2))
-        pairs.mul_(torch.view_as_complex(rotation))
-        return heads
+        return _rope_in_place(heads.mul_(self._inverse_rms(heads)).mul_(weight), rotation)
+
+    def rope(self, heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return _rope_in_place(heads, rotation)
 
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
@@ -96,17 +100,23 @@ class Mixed(InPlace):
         """See Elementwise."""
         return super().qk_norm_rope(heads.float(), weight, rotation).to(self._dtype)
 
+    def rope(self, heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return super().rope(heads.float(), rotation).to(self._dtype)
+
 
 class Fused:
     """Any device and dtype, accumulating in fp32. `compiled`: each method becomes one kernel, on its first calls."""
 
     def __init__(self, eps: float, dtype: torch.dtype, *, compiled: bool = False) -> None:
         self._eps, self.residual = eps, dtype
-        self._norm, self._add_norm, self._qk_norm_rope, self._gate = _norm, _add_norm, _qk_norm_rope, _gate
+        self._norm, self._add_norm, self._gate = _norm, _add_norm, _gate
+        self._qk_norm_rope, self._rope = _qk_norm_rope, _rope
         if compiled:
             self._norm = torch.compile(_norm, dynamic=True)
             self._add_norm = torch.compile(_add_norm, dynamic=True)
             self._qk_norm_rope = torch.compile(_qk_norm_rope, dynamic=True)
+            self._rope = torch.compile(_rope, dynamic=True)
             self._gate = torch.compile(_gate, dynamic=True)
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -125,9 +135,19 @@ class Fused:
         """See Elementwise."""
         return self._qk_norm_rope(heads, weight, rotation, self._eps)
 
+    def rope(self, heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """See Elementwise."""
+        return self._rope(heads, rotation)
+
     def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """See Elementwise."""
         return self._gate(gate_up)
+
+
+def _rope_in_place(heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    pairs = torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2))
+    pairs.mul_(torch.view_as_complex(rotation))
+    return heads
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -143,8 +163,11 @@ def _add_norm(
 
 def _qk_norm_rope(heads: torch.Tensor, weight: torch.Tensor, rotation: torch.Tensor, eps: float) -> torch.Tensor:
     x = heads.float()
-    x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
-    re, im = x.view(*x.shape[:-1], -1, 2).unbind(-1)
+    return _rope(x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float(), rotation).to(heads.dtype)
+
+
+def _rope(heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    re, im = heads.float().view(*heads.shape[:-1], -1, 2).unbind(-1)
     cos, sin = rotation.unbind(-1)
     return torch.stack([re * cos - im * sin, re * sin + im * cos], dim=-1).flatten(-2).to(heads.dtype)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.folder import refuse_placeholder
+from services.engine.checkpoint.refusals import refuse_quantised
 from services.engine.errors import CheckpointError
 from services.engine.models.base import Family
 from services.engine.models.qwen3.family import Qwen3Family
@@ -19,5 +20,6 @@ def family_of(checkpoint: Checkpoint, families: Families) -> Family:
     if not isinstance(model_type, str) or model_type not in families:
         served = " or ".join(map(repr, families))
         raise CheckpointError(f"config.json: model_type is {model_type!r}; only {served} can be served")
+    refuse_quantised(checkpoint)
     refuse_placeholder(checkpoint.tokenizer_file)  # at once, as weights take longer to read
     return families[model_type](checkpoint)

@@ -16,9 +16,9 @@ from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.layers.elementwise import Elementwise, InPlace
 from services.engine.layers.linear import LinearFormat, fp32
 from services.engine.models.base import Head, unit_vectors
+from services.engine.models.decoder.forward import Decoder
+from services.engine.models.decoder.weights import read
 from services.engine.models.qwen3.family import Qwen3Family
-from services.engine.models.qwen3.forward import Qwen3
-from services.engine.models.qwen3.weights import read
 from services.engine.types import EngineSettings
 from tests.support.checkpoints import save
 
@@ -92,7 +92,7 @@ def device(
     config = family.config
     ops = elementwise or InPlace(config.rms_norm_eps)
     weights = read(config, family.tensors, torch.device("cpu"), ops.residual, linear, mlp or linear, LIMIT)
-    return Cpu(Qwen3(config, weights, ops, mlp_rows), head)
+    return Cpu(Decoder(config, weights, ops, mlp_rows), head)
 
 
 def ids(rng: np.random.Generator, length: int, vocabulary: int = 400) -> np.ndarray:

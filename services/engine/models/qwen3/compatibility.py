@@ -28,25 +28,25 @@ _DOCUMENTS = ("document", "passage", "corpus")
 _NO_RERANKER = "this is an embedding model, not a reranker; serve it by the embed worker"
 
 
-def check(checkpoint: Checkpoint, tokenizer: Tokenizer, *, has_head: bool, embeds: bool) -> None:
+def check(checkpoint: Checkpoint, tokenizer: Tokenizer, *, has_head: bool, classifies: bool, embeds: bool) -> None:
     """Raises CheckpointError for a model that is used in another way than the worker uses it.
 
-    `has_head`: its tensors are named as those of a model with a language-model head.
+    `has_head`: its tensors are named as those of a model with a head. `classifies`: that is a classification head.
     """
-    if any(checkpoint.folder.glob("*quant*_config.json")) and not checkpoint.raw_config.get("quantization_config"):
-        (file, *_) = sorted(path.name for path in checkpoint.folder.glob("*quant*_config.json"))
-        raise CheckpointError(f"{checkpoint.name}: {file}: quantised checkpoints are not served; give the original one")
-    if optional_json(checkpoint.folder / "tokenizer_config.json").get("auto_map"):
-        raise CheckpointError(f"{checkpoint.name}: tokenizer_config.json: auto_map: its own code is never run")
     described = Described(checkpoint.folder)
     if embeds:
-        _check_embedder(checkpoint, described, tokenizer)
+        _check_embedder(checkpoint, described, tokenizer, classifies=classifies)
     else:
-        _check_reranker(checkpoint, described, tokenizer, has_head=has_head)
+        _check_reranker(checkpoint, described, tokenizer, has_head=has_head, classifies=classifies)
 
 
-def _check_embedder(checkpoint: Checkpoint, described: Described, tokenizer: Tokenizer) -> None:
+def _check_embedder(checkpoint: Checkpoint, described: Described, tokenizer: Tokenizer, *, classifies: bool) -> None:
     name, folder = checkpoint.name, checkpoint.folder
+    if classifies:
+        raise CheckpointError(
+            f"{name}: config.json: architectures = {checkpoint.raw_config['architectures']!r}: this is a reranker, not"
+            " an embedding model; serve it by the rerank worker"
+        )
     if "retrieval_weight" in optional_json(folder / "winnow.json"):
         raise CheckpointError(f"{name}: winnow.json has a retrieval_weight: this is a reranker, not an embedding model")
     EmbedPrompts(tokenizer).check()
@@ -78,7 +78,9 @@ def _check_embedder(checkpoint: Checkpoint, described: Described, tokenizer: Tok
     _check_end(name, tokenizer, declared=bool(modules or settings))
 
 
-def _check_reranker(checkpoint: Checkpoint, described: Described, tokenizer: Tokenizer, *, has_head: bool) -> None:
+def _check_reranker(
+    checkpoint: Checkpoint, described: Described, tokenizer: Tokenizer, *, has_head: bool, classifies: bool
+) -> None:
     name = checkpoint.name
     if "Qwen3Model" in (checkpoint.raw_config.get("architectures") or ()):
         raise CheckpointError(f"{name}: config.json: architectures = ['Qwen3Model']: {_NO_RERANKER}")
@@ -86,10 +88,9 @@ def _check_reranker(checkpoint: Checkpoint, described: Described, tokenizer: Tok
     if settings.get("model_type", "CrossEncoder") != "CrossEncoder" or "Pooling" in kinds:
         file = "modules.json" if "Pooling" in kinds else "config_sentence_transformers.json"
         raise CheckpointError(f"{name}: {file}: {_NO_RERANKER}")
-    if modules and kinds not in (["Transformer"], ["Transformer", "LogitScore"]):
-        raise CheckpointError(
-            f"{name}: modules.json: {', '.join(kinds)} is not served, only Transformer and LogitScore"
-        )
+    served = ["Transformer"] if classifies else ["Transformer", "LogitScore"]
+    if modules and kinds not in (["Transformer"], served):
+        raise CheckpointError(f"{name}: modules.json: {', '.join(kinds)} is not served, only {' and '.join(served)}")
     prompts = RerankPrompts(tokenizer)
     prompts.check()
     for kind, path in modules:
@@ -106,7 +107,9 @@ def _check_reranker(checkpoint: Checkpoint, described: Described, tokenizer: Tok
             "%s: its default instruction is %r; here it is %r, so send the model's own with each request",
             *(name, default, DEFAULT_INSTRUCTION),
         )
-    if not has_head:
+    if classifies:
+        log.warning("%s: its prompt is taken to be Qwen3-Reranker's; another one's scores would be wrong", name)
+    elif not has_head:
         raise CheckpointError(f"{name}: its tensors are named as a Qwen3Model's (norm.weight): {_NO_RERANKER}")
     before, after = tokenizer.framed()
     if len(before) or [*after] not in ([], [tokenizer.single(EMBED_END)]):

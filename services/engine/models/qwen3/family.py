@@ -5,15 +5,16 @@ from collections.abc import Callable
 import torch
 
 from services.engine.checkpoint.checkpoint import Checkpoint
+from services.engine.checkpoint.refusals import refuse_own_code
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.models.base import Head, unit_vectors
+from services.engine.models.decoder import build
+from services.engine.models.decoder.forward import Decoder
+from services.engine.models.decoder.weights import usage
 from services.engine.models.qwen3 import compatibility
-from services.engine.models.qwen3.build import prepare
-from services.engine.models.qwen3.config import ModelConfig
-from services.engine.models.qwen3.forward import Qwen3
-from services.engine.models.qwen3.heads import yes_no
+from services.engine.models.qwen3.config import ModelConfig, classifies
+from services.engine.models.qwen3.heads import classifier, yes_no
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION, EmbedPrompts, RerankPrompts
-from services.engine.models.qwen3.weights import usage
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Capabilities, InputType, Score
 
@@ -26,9 +27,12 @@ class Qwen3Family:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError for anything that would be computed wrongly."""
+        refuse_own_code(checkpoint)
         self._checkpoint = checkpoint
+        self._classifies = classifies(checkpoint.raw_config)
         self.config = ModelConfig.parse(checkpoint.raw_config)
-        self.tensors = Tensors(checkpoint.name, checkpoint.folder, usage(self.config))
+        head = "score.weight" if self._classifies else "lm_head.weight"
+        self.tensors = Tensors(checkpoint.name, checkpoint.folder, usage(self.config, head))
 
     def capabilities(self, *, embeds: bool) -> Capabilities:
         """See Family."""
@@ -38,7 +42,9 @@ class Qwen3Family:
 
     def check(self, tokenizer: Tokenizer, *, embeds: bool) -> None:
         """See Family."""
-        compatibility.check(self._checkpoint, tokenizer, has_head=self.tensors.has_prefix, embeds=embeds)
+        compatibility.check(
+            self._checkpoint, tokenizer, has_head=self.tensors.has_prefix, classifies=self._classifies, embeds=embeds
+        )
 
     def embed_prompts(self, tokenizer: Tokenizer) -> EmbedPrompts:
         """See Family."""
@@ -52,13 +58,15 @@ class Qwen3Family:
         """See Family."""
         if embeds:
             return "embedding", unit_vectors
+        if self._classifies:
+            return classifier(self.config, self._checkpoint.raw_config, self.tensors, device)
         prompts = RerankPrompts(tokenizer)
         return "yes over no", yes_no(self.config, self.tensors, prompts.yes_id, prompts.no_id, device)
 
     def sample(self) -> torch.Tensor:
         """See Family."""
-        return self.tensors("layers.0.mlp.up_proj.weight", (self.config.intermediate_size, self.config.hidden_size))
+        return build.sample(self.config, self.tensors)
 
-    def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Qwen3]:
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[int], Decoder]:
         """See Family."""
-        return prepare(self.config, self.tensors, self.sample, device, dtype)
+        return build.prepare(self.config, self.tensors, device, dtype)

@@ -1,4 +1,7 @@
-"""The reranker's head: from the last token's hidden state to a logit."""
+"""A reranker's head: from the last token's hidden state to a logit."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -28,5 +31,37 @@ def yes_no(config: ModelConfig, tensors: Tensors, yes_id: int, no_id: int, devic
     weight = rows[0] - rows[1]
     if not weight.any():
         raise CheckpointError(f"{tensors.name}: the rows of {name} for 'yes' and 'no' are equal")
+    return _onto(weight, device)
+
+
+def classifier(config: ModelConfig, raw: Mapping[str, Any], tensors: Tensors, device: torch.device) -> tuple[str, Head]:
+    """The logit of a repack that has a classification head, `[E, 1]`: of one label, or logit(yes) - logit(no) of two.
+    And its name in the fingerprint.
+
+    Sources: vLLM's conversion of Qwen3-Reranker (convert_model_to_seq_cls.py), tomaarsen/Qwen3-Reranker-0.6B-seq-cls.
+    """
+    labels = _labels(raw)
+    rows = tensors("score.weight", (len(labels), config.hidden_size)).float()
+    if len(labels) == 1:
+        return "classification", _onto(rows[0], device)
+    if sorted(labels) != ["no", "yes"]:
+        raise CheckpointError(
+            f"{tensors.name}: config.json: id2label = {raw.get('id2label')!r}: a reranker has one label, or the two"
+            " 'yes' and 'no'; set it so if these are what its scores mean"
+        )
+    yes, no = labels.index("yes"), labels.index("no")
+    return f"classification, row {yes} over row {no}", _onto(rows[yes] - rows[no], device)
+
+
+def _labels(raw: Mapping[str, Any]) -> list[str]:
+    """The labels by their rows, as transformers reads them: two without names if config.json has none."""
+    named = raw.get("id2label")
+    if isinstance(named, Mapping) and all(str(row).isdecimal() for row in named):
+        return [str(named[row]).strip().lower() for row in sorted(named, key=int)]
+    return [f"label_{row}" for row in range(int(raw.get("num_labels") or 2))]
+
+
+def _onto(weight: torch.Tensor, device: torch.device) -> Head:
+    """The product of each state and fp32 `[hidden]`."""
     column = weight.to(device).unsqueeze(1)
     return lambda hidden: hidden @ column

@@ -21,10 +21,10 @@ from services.engine.layers.attention.cuda import as_varlen
 from services.engine.layers.linear import dense
 from services.engine.layers.pooling import Pooling
 from services.engine.models.base import Head, ModelInput, unit_vectors
-from services.engine.models.qwen3 import build
+from services.engine.models.decoder import build
+from services.engine.models.decoder.weights import Weights
 from services.engine.models.qwen3.config import ModelConfig
 from services.engine.models.qwen3.heads import yes_no
-from services.engine.models.qwen3.weights import Weights
 from services.engine.packing import transfer
 from services.engine.types import Ids
 from tests.support.fake_cuda import CUDA, FakeTensors, RefusedError, fake_cuda, varlen_attn_2_11, varlen_attn_2_13
@@ -54,7 +54,7 @@ def config(size: str, layers: int | None = None) -> ModelConfig:
 
 
 def cuda(shape: ModelConfig, dtype: torch.dtype = torch.bfloat16, *, head: Head = unit_vectors) -> Cuda:
-    model = build.prepare(shape, FakeTensors(), lambda: torch.empty(1), CUDA, dtype)(MAX_TOKENS)
+    model = build.prepare(shape, FakeTensors(), CUDA, dtype)(MAX_TOKENS)
     return Cuda(model, head, CUDA)
 
 
@@ -195,6 +195,10 @@ def host(x: torch.Tensor) -> torch.Tensor:
     return x if x is None else x.to("cpu")
 
 
+def each(how: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+    return lambda found: tuple(map(how, found))
+
+
 def kernel_without(*names: str, of: Callable[..., Any] = varlen_attn_2_13) -> Callable[..., Any]:
     """The wrapper's call of torch 2.13, without some of its arguments."""
 
@@ -224,7 +228,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "embeddings on the host": (weights(embedding=host), "an index on cuda:0 into cpu"),
     "rotations on the host": (weights(rotation=host), "an index on cuda:0 into cpu"),
     "a norm on the host": (weights(next_norm=host), MIXED),
-    "the norm of queries and keys on the host": (weights(qk_norm=host), MIXED),
+    "the norm of queries and keys on the host": (weights(norms=each(host)), MIXED),
     "tokens on the host": (batch(ids=host), "an index on cpu into cuda:0"),
     "positions on the host": (batch(positions=host), "an index on cpu into cuda:0"),
     "last rows on the host": (batch(wanted_rows=host), "an index on cpu into cuda:0"),
@@ -232,7 +236,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "bounds on the host": (batch(cu_k=host), "attention over tensors of two devices"),
     # shapes
     "a norm of one value more": (weights(mlp_norm=lambda x: torch.cat([x, x[:1]])), "same shape as normalized_shape"),
-    "a norm of too few heads": (weights(qk_norm=lambda x: x[1:]), "broadcast"),
+    "a norm of too few heads": (weights(norms=each(lambda x: x[1:])), "broadcast"),
     "rotations of another width": (weights(rotation=lambda x: x.narrow(2, 0, 63)), "broadcast"),
     "embeddings of another width": (
         weights(embedding=lambda x: x.narrow(1, 0, 1023)),

@@ -323,7 +323,7 @@ def test_a_tied_head_that_was_stored_with_other_values_is_refused_for_rerankers(
         ({"is_causal": False}, ["is_causal"]),
         ({"use_bidirectional_attention": True}, ["use_bidirectional_attention"]),
         ({"architectures": ["JinaForRanking"]}, ["architectures", "JinaForRanking"]),
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, ["Qwen3ForSequenceClassification", "yes or no"]),
+        ({"architectures": ["Qwen3ForTokenClassification"]}, ["Qwen3ForTokenClassification", "is not served, only"]),
         ({"architectures": "Qwen3MoeForCausalLM"}, ["Qwen3MoeForCausalLM"]),
         ({"num_experts": 8}, ["num_experts"]),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}}, ["rope_parameters", "yarn"]),

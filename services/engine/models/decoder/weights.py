@@ -7,30 +7,29 @@ import torch
 
 from services.engine.checkpoint.tensors import Tensors, Usage
 from services.engine.layers.linear import Linear, LinearFormat
-from services.engine.models.qwen3.config import ModelConfig
+from services.engine.models.decoder.config import DecoderConfig
 
-_LAYER = re.compile(
-    r"layers\.(\d+)\."
-    r"(?:input_layernorm|post_attention_layernorm|self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj)\.weight"
-)
-_USED = frozenset({"embed_tokens.weight", "norm.weight", "lm_head.weight"})
+_LAYER = r"(?:input_layernorm|post_attention_layernorm|self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight"
+_QK_NORM, _QKV_BIAS = r"self_attn\.[qk]_norm\.weight", r"self_attn\.[qkv]_proj\.bias"
+_USED = frozenset({"embed_tokens.weight", "norm.weight"})
 _DERIVED = re.compile(r"(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 # Why a tensor that is not used changes the results, by its name; the first that fits.
 _REASONS = (
     (
         r"^score\.|classifier|classification|pooler",
-        "is a classification head, which is not served; give the reranker that answers yes or no (Qwen3ForCausalLM)",
+        "is a classification head, which the architecture in config.json has not",
     ),
-    (r"\.bias$", "is a bias, which a Qwen3 model does not have; such a model is not served"),
+    (r"\.bias$", "is a bias, which a {family} model does not have; such a model is not served"),
+    (r"", "is not part of a {family} model, and would be ignored; such a model is not served"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One decoder layer. Query and key heads are normalised and rotated together: one weight [heads + kv_heads, D]."""
+    """One decoder layer. Query and key heads are normalised and rotated together."""
 
     projections: tuple[Linear, ...]  # (qkv,); in the last layer (q, kv), since few rows need a query there
-    qk_norm: torch.Tensor
+    norms: tuple[torch.Tensor | None, ...]  # (qk,); in the last layer (q, k): [heads, D], if the family has such norms
     o: Linear
     mlp_norm: torch.Tensor  # before the feed-forward part
     gate_up: Linear
@@ -48,25 +47,25 @@ class Weights:
     rotation: torch.Tensor  # [max_tokens, 1, D/2, 2] fp32: cos and sin by position
 
 
-def usage(config: ModelConfig) -> Usage:
-    """Which tensors a checkpoint may hold."""
+def usage(config: DecoderConfig, *heads: str) -> Usage:
+    """Which tensors a checkpoint may hold. `heads`: those of its heads, by name."""
+    kinds = [_LAYER, *([_QK_NORM] if config.qk_norm else []), *([_QKV_BIAS] if config.qkv_bias else [])]
+    layers = re.compile(rf"layers\.(\d+)\.(?:{'|'.join(kinds)})")
 
     def unused(name: str) -> str | None:
-        if name in _USED:
+        if name in _USED or name in heads:
             return None
-        if layer := _LAYER.fullmatch(name):
+        if layer := layers.fullmatch(name):
             count = config.num_hidden_layers
             return None if int(layer[1]) < count else f"lies beyond the {count} layers that config.json names"
-        return next(
-            (reason for pattern, reason in _REASONS if re.search(pattern, name)),
-            "is not part of a Qwen3 model, and would be ignored; such a model is not served",
-        )
+        reason = next(reason for pattern, reason in _REASONS if re.search(pattern, name))
+        return reason.format(family=config.family)
 
     return Usage(_DERIVED, unused)
 
 
 def read(
-    config: ModelConfig,
+    config: DecoderConfig,
     tensors: Tensors,
     device: torch.device,
     dtype: torch.dtype,
@@ -79,7 +78,7 @@ def read(
     Raises CheckpointError for what is missing, misshapen or all zero, by name.
     """
     c = config
-    heads, kv_heads = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    heads = {"q": c.num_attention_heads, "k": c.num_key_value_heads, "v": c.num_key_value_heads}
 
     def vector(name: str, size: int) -> torch.Tensor:
         return tensors(name, (size,)).to(device, dtype)
@@ -91,17 +90,28 @@ def read(
         def weight(name: str, rows: int, columns: int) -> torch.Tensor:
             return tensors(f"{at}{name}_proj.weight", (rows, columns))
 
-        q = interleave(weight("self_attn.q", heads, c.hidden_size), c.head_dim)
-        k = interleave(weight("self_attn.k", kv_heads, c.hidden_size), c.head_dim)
-        v = weight("self_attn.v", kv_heads, c.hidden_size)
-        q_norm = interleave(vector(f"{at}self_attn.q_norm.weight", c.head_dim), c.head_dim)
-        k_norm = interleave(vector(f"{at}self_attn.k_norm.weight", c.head_dim), c.head_dim)
+        def stacked(names: str, kind: str, *columns: int) -> torch.Tensor:
+            """Weights or biases below each other, of keys and values for "kv"."""
+            parts = {
+                name: tensors(f"{at}self_attn.{name}_proj.{kind}", (heads[name] * c.head_dim, *columns))
+                for name in names
+            }
+            return torch.cat([part if name == "v" else interleave(part, c.head_dim) for name, part in parts.items()])
+
+        def projection(names: str) -> Linear:
+            return attention(stacked(names, "weight", c.hidden_size), stacked(names, "bias") if c.qkv_bias else None)
+
+        def norms(names: str) -> torch.Tensor | None:
+            if not c.qk_norm:
+                return None
+            each = {name: vector(f"{at}self_attn.{name}_norm.weight", c.head_dim) for name in names}
+            return torch.cat([interleave(norm, c.head_dim).expand(heads[name], -1) for name, norm in each.items()])
+
         gate, up = (weight(f"mlp.{name}", c.intermediate_size, c.hidden_size) for name in ("gate", "up"))
-        parts = (q, torch.cat([k, v])) if last else (torch.cat([q, k, v]),)
         return DecoderLayer(
-            projections=tuple(attention(part, None) for part in parts),
-            qk_norm=torch.cat([q_norm.expand(c.num_attention_heads, -1), k_norm.expand(c.num_key_value_heads, -1)]),
-            o=attention(weight("self_attn.o", c.hidden_size, heads), None),
+            projections=tuple(map(projection, ("q", "kv") if last else ("qkv",))),
+            norms=tuple(map(norms, ("q", "k") if last else ("qk",))),
+            o=attention(weight("self_attn.o", c.hidden_size, heads["q"] * c.head_dim), None),
             mlp_norm=vector(f"{at}post_attention_layernorm.weight", c.hidden_size),
             gate_up=mlp(torch.cat([gate, up]), None),
             down=mlp(weight("mlp.down", c.hidden_size, c.intermediate_size), None),
@@ -116,7 +126,7 @@ def read(
     )
 
 
-def rotation_table(config: ModelConfig, length: int) -> torch.Tensor:
+def rotation_table(config: DecoderConfig, length: int) -> torch.Tensor:
     """RoPE (arXiv 2104.09864): cos and sin of position · theta^(-2j/D), fp32 `[length, 1, D/2, 2]`."""
     # In fp32, as the reference does: at position 30,000 an angle rounded otherwise is off by a thousandth.
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim

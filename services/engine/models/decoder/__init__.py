@@ -1,0 +1,1 @@
+"""What the families of decoders share: shapes, weights and the forward pass. No family of its own."""
