@@ -108,7 +108,7 @@ def load(
         mixed=min(batch_tokens, _MIXED_TOKENS[device.type]),
         depth=depth,
     )
-    _check_itself(runner, tokenizer, _TOLERANCE[built.dtype])
+    width = _check_itself(runner, tokenizer, _TOLERANCE[built.dtype])
     dtype_name = str(built.dtype).removeprefix("torch.")
     info = ModelInfo(
         name=checkpoint.name,
@@ -123,7 +123,7 @@ def load(
             dtype=dtype_name,
             template=family.template_version,
         ),
-        dimensions=config.hidden_size if embeds else 0,
+        dimensions=width if embeds else 0,
         max_tokens=max_tokens,
         dtype=dtype_name,
         device=device.type,
@@ -213,14 +213,15 @@ def _warm_up(runner: Runner, tokenizer: Tokenizer, batch_tokens: int) -> dict[in
     return rates
 
 
-def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> None:
-    """One text alone, and among others with which it shares prefixes, must give the same output."""
+def _check_itself(runner: Runner, tokenizer: Tokenizer, tolerance: float) -> int:
+    """One text alone, and among others with which it shares prefixes, must give the same output. → Its width."""
     text = _probe(tokenizer)
     crowd: list[Ids] = [text[:3], text[::-1], np.concatenate([text, text]), text, np.concatenate([text, text[::-1]])]
     alone, together = _row(runner.run([text])[0]), _row(runner.run(crowd)[3])
     distance, size = np.linalg.norm(alone - together), np.linalg.norm(alone)
     if distance > tolerance * max(1.0, float(size)):
         raise CheckpointError("self-check failed: a text alone and the same text in a batch give different results")
+    return len(alone)
 
 
 def _probe(tokenizer: Tokenizer) -> Ids:

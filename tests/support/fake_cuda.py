@@ -142,7 +142,7 @@ class FakeTensors(Tensors):
     def __contains__(self, name: str) -> bool:
         return False
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def __call__(self, name: str, shape: tuple[int, ...], *, may_be_zero: bool = False) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.bfloat16)
 
 

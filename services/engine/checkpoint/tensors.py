@@ -36,6 +36,14 @@ class Usage(NamedTuple):
     """Names of tensors that follow from config.json: they are skipped."""
     unused: Callable[[str], str | None]
     """Why a tensor is not used, so that the checkpoint is refused; None for one that is used."""
+    prefixes: tuple[str, ...] = ("model.",)
+    """What may stand before a bare name, in this order: `model.layers.0…` and `layers.0…` are one tensor."""
+
+    def bare(self, raw: str) -> str:
+        """The name without what may stand before it."""
+        for prefix in self.prefixes:
+            raw = raw.removeprefix(prefix)
+        return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Tensors:
         Raises CheckpointError for a tensor that is stored twice, quantised, or that the family does not use.
         """
         self.name = name
+        self._usage = usage
         self._stored = _index(folder, usage)
 
     @property
@@ -65,13 +74,14 @@ class Tensors:
     @property
     def has_prefix(self) -> bool:
         """Whether they are named as those of a model with a head (`model.norm.weight`), not of one without."""
-        return any(stored.raw.startswith("model.") for stored in self._stored.values())
+        return any(stored.raw != name for name, stored in self._stored.items())
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The tensor as stored. Raises CheckpointError by name if it is missing, misshapen or all zero."""
+    def __call__(self, name: str, shape: tuple[int, ...], *, may_be_zero: bool = False) -> torch.Tensor:
+        """The tensor as stored. Raises CheckpointError by name if it is missing, misshapen or, if it may not be, all
+        zero."""
         if name not in self._stored:
             raise CheckpointError(f"{self.name}: tensor {name} is missing")
         stored = self._stored[name]
@@ -79,7 +89,7 @@ class Tensors:
             tensor: torch.Tensor = file.get_tensor(stored.raw)
         if tensor.shape != shape:
             raise CheckpointError(f"{self.name}: tensor {name} is {list(tensor.shape)}, config.json says {list(shape)}")
-        if not tensor.any():
+        if not may_be_zero and not tensor.any():
             raise CheckpointError(f"{self.name}: tensor {name} is all zero")
         return tensor
 
@@ -96,16 +106,11 @@ class Tensors:
                     header: dict[str, Any] = json.loads(data[8:start])
                     header.pop("__metadata__", None)
                     jobs = [pool.submit(_hash, data, start, entry) for entry in header.values()]
-                    parts += zip(map(_bare, header), (job.result() for job in jobs), strict=True)
+                    parts += zip(map(self._usage.bare, header), (job.result() for job in jobs), strict=True)
         return hashlib.sha256(json.dumps(sorted(parts)).encode()).hexdigest()
 
     def _files(self) -> set[Path]:
         return {stored.file for stored in self._stored.values()}
-
-
-def _bare(name: str) -> str:
-    """`model.layers.0…` and `layers.0…` are one tensor."""
-    return name.removeprefix("model.")
 
 
 def _index(folder: Path, usage: Usage) -> dict[str, _Stored]:
@@ -113,22 +118,22 @@ def _index(folder: Path, usage: Usage) -> dict[str, _Stored]:
     for file in weight_files(folder):
         with opened(file) as tensors:
             for raw in tensors.keys():  # noqa: SIM118 - not a dict
-                kind = tensors.get_slice(raw).get_dtype()
-                if usage.derived.fullmatch(_bare(raw)):
+                kind, bare = tensors.get_slice(raw).get_dtype(), usage.bare(raw)
+                if usage.derived.fullmatch(bare):
                     continue
-                if _bare(raw) in found:
-                    other = found[_bare(raw)].file.name
+                if bare in found:
+                    other = found[bare].file.name
                     both = f"{other} and {file.name}" if other != file.name else f"{file.name}, under two names"
                     raise CheckpointError(
                         f"{name}: tensor {raw} is stored twice, in {both}; remove the one that is stale"
                     )
-                if reason := usage.unused(_bare(raw)):
-                    raise CheckpointError(f"{name}: {file.name}: tensor {raw} {_foreign(_bare(raw)) or reason}")
+                if reason := usage.unused(bare):
+                    raise CheckpointError(f"{name}: {file.name}: tensor {raw} {_foreign(bare) or reason}")
                 if kind not in _NUMBERS:
                     raise CheckpointError(
                         f"{name}: tensor {raw} is {kind}; quantised checkpoints are not served: {_ORIGINAL}"
                     )
-                found[_bare(raw)] = _Stored(file, raw)
+                found[bare] = _Stored(file, raw)
     return found
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+_LEAST = 1 << 12
+
 
 @dataclass(eq=False, slots=True)
 class Slot:
@@ -11,6 +13,7 @@ class Slot:
 
     ints: torch.Tensor
     out: torch.Tensor
+    pin: bool
 
     @classmethod
     def of(cls, words: int, values: int, *, pin: bool) -> "Slot":
@@ -18,7 +21,14 @@ class Slot:
         return cls(
             torch.empty(words, dtype=torch.int32, pin_memory=pin),
             torch.empty(values, dtype=torch.float32, pin_memory=pin),
+            pin,
         )
+
+    def room(self, values: int) -> torch.Tensor:
+        """fp32 `[values]` for results; the memory is replaced by more if there is too little."""
+        if len(self.out) < values:
+            self.out = torch.empty(_roomy(values), dtype=torch.float32, pin_memory=self.pin)
+        return self.out[:values]
 
 
 class BufferPool:
@@ -29,13 +39,13 @@ class BufferPool:
 
     def __init__(self, size: int, *, pin: bool) -> None:
         self._pin = pin
-        self._free: list[Slot] = [Slot.of(1 << 12, 1 << 12, pin=pin) for _ in range(size)]
+        self._free: list[Slot] = [Slot.of(_LEAST, _LEAST, pin=pin) for _ in range(size)]
 
-    def take(self, words: int, values: int) -> Slot:
-        """A slot nobody else uses, with at least that much room; a fresh one if all are taken."""
-        slot = self._free.pop() if self._free else Slot.of(words, values, pin=self._pin)
-        if len(slot.ints) < words or len(slot.out) < values:
-            slot = Slot.of(_roomy(words), _roomy(values), pin=self._pin)
+    def take(self, words: int) -> Slot:
+        """A slot nobody else uses, with at least that much room for integers; a fresh one if all are taken."""
+        slot = self._free.pop() if self._free else Slot.of(words, _LEAST, pin=self._pin)
+        if len(slot.ints) < words:
+            slot = Slot.of(_roomy(words), len(slot.out), pin=self._pin)
         return slot
 
     def give(self, slot: Slot) -> None:

@@ -49,7 +49,7 @@ class Cuda:
         graph = self._graphs.get(bucket) if bucket else None
         shaped = cuda_graphs.pad(packed, bucket) if bucket and graph else packed
         layout = graph.layout if graph else transfer.lay_out(shaped)
-        slot = self._buffers.take(layout.words, packed.texts * self._model.hidden_size)
+        slot = self._buffers.take(layout.words)
         transfer.write(shaped, layout, slot.ints.numpy())
         ints = slot.ints[: layout.words]
         if graph:
@@ -57,7 +57,7 @@ class Cuda:
         else:
             on_device = ints.to(self._device, non_blocking=True)
             out = self._head(self._model(transfer.read(shaped, layout, on_device, causal=self._model.causal)))
-        host = slot.out[: out.numel()].view(out.shape)
+        host = slot.room(out.numel()).view(out.shape)
         host.copy_(out, non_blocking=True)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # sleeps rather than spins
         done.record()

@@ -7,11 +7,15 @@ from services.engine.checkpoint.folder import refuse_placeholder
 from services.engine.checkpoint.refusals import refuse_quantised
 from services.engine.errors import CheckpointError
 from services.engine.models.base import Family
+from services.engine.models.encoder.family import EncoderFamily
 from services.engine.models.qwen3.family import Qwen3Family
 
 Families = Mapping[str, Callable[[Checkpoint], Family]]
 
-FAMILIES: Families = {"qwen3": Qwen3Family}
+FAMILIES: Families = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), EncoderFamily),
+    "qwen3": Qwen3Family,
+}
 
 
 def family_of(checkpoint: Checkpoint, families: Families) -> Family:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,33 @@ from services.engine.types import Ids
 # Characters. The library computes several texts on threads of its own, which all callers share, and one text on the
 # caller's: there, few are quick and never wait, and a very long one keeps nobody waiting.
 _FEW, _VERY_LONG = 2000, 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """What a post-processor puts around the two texts of a pair, and its type for each token."""
+
+    before: Ids
+    between: Ids
+    after: Ids
+    before_types: Ids
+    first_type: int
+    between_types: Ids
+    second_type: int
+    after_types: Ids
+
+    def types(self, first: int, tokens: int) -> Ids:
+        """Those of a pair of `tokens` tokens, of which the first text has `first`."""
+        second = tokens - first - len(self.before) - len(self.between) - len(self.after)
+        return np.concatenate(
+            [
+                self.before_types,
+                np.full(first, self.first_type, np.int32),
+                self.between_types,
+                np.full(second, self.second_type, np.int32),
+                self.after_types,
+            ]
+        )
 
 
 class Tokenizer:
@@ -81,6 +109,11 @@ class Tokenizer:
         """Token ids of a trusted text as the reference parses it. Reads the file anew: only for checks at the start."""
         return np.array(_read(self._file).encode(text, add_special_tokens=False).ids, np.int32)
 
+    def reference(self, text: str, pair: str | None = None) -> tuple[Ids, Ids]:
+        """The same with the tokens that the post-processor adds, of a text or a pair; and the tokens' types."""
+        encoding = _read(self._file).encode(text, pair)
+        return np.array(encoding.ids, np.int32), np.array(encoding.type_ids, np.int32)
+
     def framed(self) -> tuple[Ids, Ids]:
         """What tokenizer.json's own post-processor puts before and after a text."""
         marker = self._fast.encode("a", add_special_tokens=False).ids
@@ -88,7 +121,26 @@ class Tokenizer:
         at = next((i for i in range(len(ids)) if ids[i : i + len(marker)] == marker), None)
         if at is None:
             raise CheckpointError("tokenizer.json: the post_processor changes the text's own tokens")
-        return np.array(ids[:at], np.int32), np.array(ids[at + len(marker) :], np.int32)
+        return self._known(np.array(ids[:at], np.int32)), self._known(np.array(ids[at + len(marker) :], np.int32))
+
+    def framed_pair(self) -> PairFrame:
+        """What it puts around two texts."""
+        first, second = self.encode(["a", "b"])
+        encoding = self._fast.encode("a", "b", add_special_tokens=True)
+        ids, types = np.array(encoding.ids, np.int32), np.array(encoding.type_ids, np.int32)
+        own = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)  # sequence_ids are wrong in some processors
+        if len(own) != len(first) + len(second) or not np.array_equal(ids[own], np.concatenate([first, second])):
+            raise CheckpointError(
+                "tokenizer.json: the post_processor does not put the texts of a pair one after another"
+            )
+        a, b = own[0], own[len(first)]
+        parts = slice(a), slice(a + len(first), b), slice(b + len(second), None)
+        before, between, after = (self._known(ids[part]) for part in parts)
+        before_types, between_types, after_types = (types[part] for part in parts)
+        return PairFrame(
+            *(before, between, after),
+            *(before_types, int(types[a]), between_types, int(types[b]), after_types),
+        )
 
     @property
     def has_post_processor(self) -> bool:

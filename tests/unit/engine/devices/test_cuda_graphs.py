@@ -108,16 +108,23 @@ def test_a_batch_survives_the_buffer(counts: list[int], shared: bool, pooling: P
 
 def test_slots_are_reused_grown_and_never_shared() -> None:
     pool = BufferPool(2, pin=False)
-    first, second, third = (pool.take(10, 10) for _ in range(3))
+    first, second, third = (pool.take(10) for _ in range(3))
     assert len({id(slot) for slot in (first, second, third)}) == 3
     pool.give(first)
-    assert pool.take(10, 10) is first
+    assert pool.take(10) is first
     pool.give(second)
-    large = pool.take(100_000, 10)
+    large = pool.take(100_000)
     assert large is not second
     assert len(large.ints) >= 100_000
     pool.give(large)
-    assert pool.take(90_000, 10) is large
+    assert pool.take(90_000) is large
+
+
+def test_a_slot_makes_room_for_results_once() -> None:
+    slot = BufferPool(1, pin=False).take(10)
+    out = slot.room(100_000)
+    assert len(out) == 100_000
+    assert slot.room(90_000).data_ptr() == out.data_ptr()
 
 
 @pytest.mark.parametrize("causal", [True, False])
