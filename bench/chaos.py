@@ -13,7 +13,7 @@ import grpc
 from rich.table import Table
 
 from bench import machine
-from bench.reliability.rows import callers, dependencies, hostile, overload, replicas, rolling, soak
+from bench.reliability.rows import callers, dependencies, hostile, overload, quotas, replicas, rolling, soak
 from bench.reliability.run import Run
 from bench.report import Report
 from deploy.local.process import StartError
@@ -33,6 +33,7 @@ ROWS: dict[str, Callable[[Run], None]] = {
     "faults-redis": dependencies.faults_redis,
     "empty-texts": callers.empty_texts,
     "greedy": callers.greedy,
+    "quotas": quotas.quotas,
     "hostile": hostile.hostile,
     "soak": soak.soak,
 }

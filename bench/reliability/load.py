@@ -138,18 +138,21 @@ class Generator:
 
     async def _call(self, number: int, at: float) -> None:
         sent = time.monotonic() - self._begun
-        degraded, reason, retry_info, pushback = False, "", False, ""
         call = self._calls.send(self._channels[number % len(self._channels)], number, self._plan.timeout)
         code, answer = await _code_of(call)
-        ended = time.monotonic() - self._begun
+        latency, lag = time.monotonic() - self._begun - at, sent - at
         if isinstance(answer, grpc.aio.AioRpcError):
-            code, reason, retry_info, pushback = failure(answer)
-        elif answer is not None:
-            code = self._calls.error(answer) or code
-            degraded = bool(getattr(answer, "degraded", False))
-            if code == "OK" and not degraded and number % self._kept == 0:
-                self._answers[number] = answer
-        self._outcomes.append(Outcome(at, ended - at, sent - at, code, reason, retry_info, pushback, degraded))
+            self._outcomes.append(Outcome(at, latency, lag, *failure(answer)))
+            return
+        if answer is None:
+            self._outcomes.append(Outcome(at, latency, lag, code))
+            return
+        code = self._calls.error(answer) or code
+        degraded = bool(getattr(answer, "degraded", False))
+        if code == "OK" and not degraded and number % self._kept == 0:
+            self._answers[number] = answer
+        tokens = int(answer.usage.input_tokens) if code == "OK" and self._plan.kind == "embed" else 0
+        self._outcomes.append(Outcome(at, latency, lag, code, degraded=degraded, tokens=tokens))
 
     async def _check(self) -> tuple[int, int]:
         """How many answers were checked, and how many were wrong."""

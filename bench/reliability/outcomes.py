@@ -19,8 +19,10 @@ class Outcome:
     code: str
     reason: str = ""  # of the server; empty if it gave none, as when the caller's own deadline passed
     retry_info: bool = False
+    quota_failure: bool = False
     pushback: str = ""
     degraded: bool = False
+    tokens: int = 0  # of embedded texts, as the answer says
 
     @property
     def ok(self) -> bool:
@@ -42,9 +44,9 @@ class Outcome:
         return list(astuple(self))
 
 
-def failure(error: grpc.aio.AioRpcError) -> tuple[str, str, bool, str]:
-    """Code, reason, whether there is a RetryInfo, and pushback, of a failed call."""
-    reason, retry_info = "", False
+def failure(error: grpc.aio.AioRpcError) -> tuple[str, str, bool, bool, str]:
+    """Code, reason, whether there is a RetryInfo and a QuotaFailure, and pushback, of a failed call."""
+    reason, retry_info, quota_failure = "", False, False
     trailers: dict[str, str | bytes] = dict(error.trailing_metadata() or ())
     details = trailers.get("grpc-status-details-bin", b"")
     for detail in status_pb2.Status.FromString(details if isinstance(details, bytes) else b"").details:
@@ -52,4 +54,5 @@ def failure(error: grpc.aio.AioRpcError) -> tuple[str, str, bool, str]:
         if detail.Unpack(info):
             reason = info.reason
         retry_info = retry_info or detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)
-    return error.code().name, reason, retry_info, str(trailers.get("grpc-retry-pushback-ms", ""))
+        quota_failure = quota_failure or detail.Is(error_details_pb2.QuotaFailure.DESCRIPTOR)
+    return error.code().name, reason, retry_info, quota_failure, str(trailers.get("grpc-retry-pushback-ms", ""))

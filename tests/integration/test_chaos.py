@@ -63,6 +63,16 @@ def test_a_stranger_is_refused() -> None:
     assert sound(line)
 
 
+def test_a_caller_gets_its_quota() -> None:
+    [line] = chaos("quotas", "--seconds", "2")
+    assert sound(line)
+    measured = line["measured"]
+    # A slow machine answers less; never more. The ends of the two seconds cut calls in two.
+    assert 0 < measured["tokens_per_second"] <= 1.05 * 2000 + 100
+    assert measured["refusals"] > 0
+    assert (measured["quota_failure"], measured["retry_info"], measured["failed_otherwise"]) == (1, 1, 0)
+
+
 def test_unknown_rows_are_refused() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "chaos", "sharks"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,9 +1,7 @@
 """Callers that mean ill, or want everything."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import grpc
 
@@ -12,6 +10,7 @@ from bench.reliability.fleet import Fleet
 from bench.reliability.generator import Load
 from bench.reliability.generator import run as run_plan
 from bench.reliability.run import ALWAYS, Run, common, milliseconds
+from bench.reliability.tokens import token, tokens_file
 
 _EMBED = "/winnow.embed.v1.EmbedService/Embed"
 _EMPTY_TEXT = b"\x0a\x00"  # a field of EmbedRequest.texts, of no bytes
@@ -24,9 +23,9 @@ _DEADLINE_S = 5.0
 def empty_texts(run: Run) -> None:
     """A stranger without a token sends messages that hold millions of empty texts; good calls go on beside it."""
     seconds = run.seconds(6.0)
-    with _tokens_file() as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
-        rate = 0.3 * run.capacity(fleet, "embed", token=_token("good"))
-        plan = run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S, token=_token("good"))
+    with tokens_file("good") as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
+        rate = 0.3 * run.capacity(fleet, "embed", token=token("good"))
+        plan = run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S, token=token("good"))
         with Load(plan) as load:
             load.begin()
             load.at(seconds / 3)
@@ -62,16 +61,16 @@ def empty_texts(run: Run) -> None:
 def greedy(run: Run) -> None:
     """A caller that sends four times what the system can take, beside one that sends a fifth of it."""
     seconds = run.seconds(6.0)
-    with _tokens_file() as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
-        capacity = run.capacity(fleet, "embed", token=_token("modest"))
+    with tokens_file("greedy", "modest") as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
+        capacity = run.capacity(fleet, "embed", token=token("modest"))
         modest = [(seconds, _MODEST * capacity)]
-        alone = run_plan(run.plan(fleet, "embed", steps=modest, timeout=_DEADLINE_S, token=_token("modest")))
+        alone = run_plan(run.plan(fleet, "embed", steps=modest, timeout=_DEADLINE_S, token=token("modest")))
         asked_for = run.plan(
-            fleet, "embed", steps=[(seconds, _GREEDY * capacity)], timeout=_DEADLINE_S, token=_token("greedy"),
+            fleet, "embed", steps=[(seconds, _GREEDY * capacity)], timeout=_DEADLINE_S, token=token("greedy"),
             seed=run.seed + 1,
         )  # fmt: skip
         beside_it = run.plan(
-            fleet, "embed", steps=modest, timeout=_DEADLINE_S, token=_token("modest"), seed=run.seed + 2
+            fleet, "embed", steps=modest, timeout=_DEADLINE_S, token=token("modest"), seed=run.seed + 2
         )  # fmt: skip
         with Load(asked_for) as much, Load(beside_it) as little:
             much.begin()
@@ -93,19 +92,6 @@ def greedy(run: Run) -> None:
         },
         {"p95_ratio": "<= 1.5", "success": ">= 1", **ALWAYS},
     )  # fmt: skip
-
-
-def _token(name: str) -> str:
-    return f"the-bearer-token-of-the-{name}-caller"
-
-
-@contextmanager
-def _tokens_file() -> Iterator[dict[str, str]]:
-    """The setting of a gateway that three callers have tokens for."""
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write("".join(f"{name} {_token(name)}\n" for name in ("good", "greedy", "modest")))
-        file.flush()
-        yield {"GATEWAY_AUTH_TOKENS_FILE": file.name}
 
 
 def _flood(address: str, texts: int) -> str:
