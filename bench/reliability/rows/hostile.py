@@ -6,6 +6,7 @@ import time
 from collections import Counter
 
 from bench.reliability import attacks, figures
+from bench.reliability.exact import Exact
 from bench.reliability.fleet import Fleet, Usage
 from bench.reliability.generator import Load
 from bench.reliability.run import ALWAYS, Run, common, milliseconds
@@ -29,17 +30,20 @@ def hostile(run: Run) -> None:
         with Load(plan) as load:
             load.begin()
             asyncio.run(_attack(fleet, members, len(members) * 60, run.seed))  # what is kept for good is there
-            load.at(run.seconds(5.0))
+            idle_from = load.elapsed() + _SETTLED_S
+            load.at(idle_from + run.seconds(5.0))
             before = {name: fleet.usage(name) for name in members}
             begun = load.elapsed()
-            ends = asyncio.run(_attack(fleet, members, run.requests, run.seed))
+            with Exact(*(fleet.addresses[name] for name in members)) as exact:
+                ends = asyncio.run(_attack(fleet, members, run.requests, run.seed))
             ended = load.elapsed()
             time.sleep(_SETTLED_S)
             after = {name: fleet.usage(name) for name in members}
             crashed = [name for name in members if not fleet.running(name)]
             load.end()
             result = load.result()
-    idle = figures.percentile((one.latency for one in result.outcomes if ended + 1 < one.at), 99)
+    quiet = [one for one in result.outcomes if idle_from <= one.at < begun or ended + 1 <= one.at]
+    idle = figures.percentile((one.latency for one in quiet), 99)
     beside = figures.percentile((one.latency for one in result.outcomes if begun <= one.at < ended), 99)
     run.line(
         "hostile", f"{run.requests} requests over all ports",
@@ -52,6 +56,9 @@ def hostile(run: Run) -> None:
             "threads": _growth(before, after, "threads"),
             "seconds": ended - begun,
             "success": figures.success(result.outcomes),
+            "exact": exact.answers - exact.other,
+            "not_exact": exact.other,
+            "exact_failed": exact.failed,
             "p99_idle_ms": milliseconds(idle),
             "p99_beside_ms": milliseconds(beside),
             "p99_ratio": (beside or 0) / (idle or 1),
@@ -59,7 +66,8 @@ def hostile(run: Run) -> None:
         },
         {
             "undocumented": "== 0", "crashes": "== 0", "memory": f"<= {_BACK}", "descriptors": f"<= {_BACK}",
-            "threads": f"<= {_BACK}", "success": ">= 1", "p99_ratio": "<= 3", **ALWAYS,
+            "threads": f"<= {_BACK}", "success": ">= 1", "exact": ">= 1", "not_exact": "== 0",
+            "exact_failed": "== 0", "p99_ratio": "<= 3", **ALWAYS,
         },
     )  # fmt: skip
 
