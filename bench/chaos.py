@@ -30,6 +30,7 @@ ROWS: dict[str, Callable[[Run], None]] = {
     "rolling": rolling.rolling,
     "redis-freeze": dependencies.redis_freeze,
     "faults-worker": dependencies.faults_worker,
+    "lossy": dependencies.lossy,
     "faults-redis": dependencies.faults_redis,
     "empty-texts": callers.empty_texts,
     "greedy": callers.greedy,

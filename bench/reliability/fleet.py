@@ -67,6 +67,8 @@ class Fleet:
         self.via: dict[str, str] = {}
         self.reached: dict[str, Sequence[str]] = {}
         """The workers of a gateway; by default all."""
+        self.within: dict[str, Sequence[str]] = {}
+        """What stands before the command of a worker: that of the namespace it runs in."""
         self._members: dict[str, _Member] = {}
         self._processes: dict[str, Process] = {}
         self._stack = ExitStack()
@@ -190,15 +192,15 @@ class Fleet:
         return _Member([server, *redis_arguments(self.folder / "redis.sock", data), *own], {})
 
     def _worker(self, name: str) -> _Member:
-        kind, model = _kind(name), self._models[name]
+        kind, model, within = _kind(name), self._models[name], self.within.get(name, ())
         environment = self._environment(name)
         if isinstance(model, Path):
             environment.setdefault(f"{kind.upper()}_MODEL", str(model))
-            return _Member([*python_module(f"services.{kind}")], environment)
+            return _Member([*within, *python_module(f"services.{kind}")], environment)
         # It hardly computes, and threads of several workers would only wait for each other.
         environment.setdefault(f"{kind.upper()}_THREADS", "1")
         environment.setdefault(f"{kind.upper()}_DTYPE", "float32")  # the same on all: no probe decides
-        return _Member([*python_module("bench.reliability.paced_worker"), kind, str(model)], environment)
+        return _Member([*within, *python_module("bench.reliability.paced_worker"), kind, str(model)], environment)
 
     def _gateway(self, name: str) -> _Member:
         reached = self.reached.get(name, self.workers)

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from bench.reliability.network import Namespace, unavailable
 from services.runtime.errors import NotReady, ReplicaFull
 from services.runtime.telemetry.names import AnswerKind, Attempt, ReplicaState
 from tests.support.gateway import Running, running
@@ -39,13 +40,22 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts workers; kills what is left after the test."""
     workers: list[WorkerProcess] = []
 
-    def started(*listen: str) -> WorkerProcess:
-        workers.append(WorkerProcess(tmp_path, *listen))
+    def started(listen: str = "127.0.0.1:0", within: Sequence[str] = ()) -> WorkerProcess:
+        workers.append(WorkerProcess(tmp_path, listen, within))
         return workers[-1]
 
     yield started
     for worker in workers:
         worker.close()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A network namespace behind a link that can be bad."""
+    if missing := unavailable():
+        pytest.skip(missing)
+    with Namespace() as made:
+        yield made
 
 
 def target(*addresses: str) -> str:
@@ -122,6 +132,27 @@ async def test_a_frozen_replica_costs_no_call_and_is_back_when_it_goes_on(start:
         assert attempts(gateway)[Attempt.RETRY] == before[Attempt.RETRY]
         workers[1].signal(signal.SIGCONT)
         await usable(gateway, 3)
+        assert (await load.end()).keys() == {"OK"}
+
+
+async def test_a_replica_behind_a_bad_link_costs_no_call(start: Start, namespace: Namespace) -> None:
+    start(f"{namespace.inside}:50051", namespace.command())
+    _, [near] = await started(start, 1)
+    async with running(embed_target=target(near, f"{namespace.inside}:50051"), workers_hedge_tokens=0) as gateway:
+        await usable(gateway, 2)
+        load = Load(gateway)
+        await load.more(50)
+        namespace.degrade(delay_s=0.05, jitter_s=0.02, loss=0.02)
+        await load.more(200)
+        namespace.degrade(loss=1.0)
+        await until(lambda: states(gateway)[ReplicaState.USABLE] == 1)
+        assert namespace.lost > 0
+        await load.more(AT_ONCE)
+        before = attempts(gateway)
+        await load.more(100)
+        assert attempts(gateway)[Attempt.RETRY] == before[Attempt.RETRY]
+        namespace.degrade()
+        await usable(gateway, 2)
         assert (await load.end()).keys() == {"OK"}
 
 

@@ -6,6 +6,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.local.process import Process, python_module
@@ -19,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class WorkerProcess:
-    """A running worker."""
+    """A running worker. `within` stands before its command, as that of a network namespace."""
 
-    def __init__(self, folder: Path, listen: str = "127.0.0.1:0") -> None:
-        command = [*python_module("tests.support.worker_process"), listen]
+    def __init__(self, folder: Path, listen: str = "127.0.0.1:0", within: Sequence[str] = ()) -> None:
+        command = [*within, *python_module("tests.support.worker_process"), listen]
         self._process = Process("worker", command, {"PYTHONPATH": str(ROOT)}, folder / "worker.log")
 
     def serving(self) -> str:

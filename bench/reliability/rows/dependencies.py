@@ -1,11 +1,15 @@
 """Redis stops, and the network between the processes is bad."""
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 
 from bench.reliability import figures
 from bench.reliability.documents import fill
 from bench.reliability.fleet import EMBED_PACE, Fleet
 from bench.reliability.generator import Load, Result
+from bench.reliability.network import Namespace, unavailable
 from bench.reliability.proxy import FAULTS, Proxy
 from bench.reliability.run import ALWAYS, Run, common, milliseconds
 
@@ -16,6 +20,9 @@ _SEARCHES, _OTHERS = 0.2, 0.2  # of the capacity: searches, and Embed and Rerank
 _OF_THREE, _OF_THREE_DEADLINE_S = 0.4, 2.0
 _SLOW_S = 0.5  # a call that takes longer is not well again
 _DELAY_S = 0.2
+_SECONDS = 8.0
+_BAD = {"delay_s": 0.05, "jitter_s": 0.02, "loss": 0.02}  # in each direction
+_DEAD_S = 3.0
 
 
 def redis_freeze(run: Run) -> None:
@@ -42,24 +49,44 @@ def redis_freeze(run: Run) -> None:
         _beside(run, f"{case}, {kind} beside", results[kind], frozen, thawed)
 
 
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is done at two moments of a load."""
+
+    name: str
+    begin: Callable[[], None]
+    end: Callable[[], None]
+    begun: float
+    ended: float
+
+
 def faults_worker(run: Run) -> None:
     """A bad network between the gateway and one of three embed workers."""
     fleet = Fleet(embed=[EMBED_PACE] * 3, settings=run.settings)
     with Proxy(fleet.addresses["embed-1"]) as proxy:
         fleet.via["embed-1"] = proxy.address
         with fleet:
-            rate = _OF_THREE * run.capacity(fleet, "embed")
-            for fault in FAULTS:
-                result, begun, ended = _during(run, fleet, proxy, fault, "embed", rate, _OF_THREE_DEADLINE_S)
-                longest = max(outcome.latency for outcome in result.outcomes)
-                run.line(
-                    "faults-worker", f"{fault} before one of three",
-                    {
-                        **_success(result, begun), "longest_s": longest, **_recovery(result, begun, ended),
-                        **common(result),
-                    },
-                    {"success": ">= 0.99", "success_later": ">= 1", "trouble_after_s": "<= 1", **ALWAYS},
-                )  # fmt: skip
+            _of_three(run, fleet, "faults-worker", _of_proxy(run, proxy), {"success_later": ">= 1"})
+
+
+def lossy(run: Run) -> None:
+    """The link to one of three embed workers is slow and loses packets, then loses all of them."""
+    if missing := unavailable():
+        run.say(f"lossy: skipped, {missing}")
+        return
+    seconds = run.seconds(_SECONDS)
+    begun, slow, dead = seconds / 4, 3 * seconds / 8, min(_DEAD_S, seconds / 2)
+    fleet = Fleet(embed=[EMBED_PACE] * 3, settings=run.settings)
+    with Namespace(run.seed) as network:
+        fleet.addresses["embed-1"] = f"{network.inside}:{fleet.addresses['embed-1'].rpartition(':')[2]}"
+        fleet.within["embed-1"] = network.command()
+        well, bad, cut = network.degrade, partial(network.degrade, **_BAD), partial(network.degrade, loss=1.0)
+        faults = [
+            _Fault("50 ms ± 20 ms and 2 % loss", bad, well, begun, begun + slow),
+            _Fault(f"100 % loss for {dead:g} s", cut, well, begun, begun + dead),
+        ]
+        with fleet:
+            _of_three(run, fleet, "lossy", faults, {}, network)
 
 
 def faults_redis(run: Run) -> None:
@@ -70,25 +97,49 @@ def faults_redis(run: Run) -> None:
         with fleet:
             fill(fleet.target("gateway"))
             rate = _SEARCHES * run.capacity(fleet, "search")
-            for fault in FAULTS:
-                result, begun, ended = _during(run, fleet, proxy, fault, "search", rate, _DEADLINE_S)
-                _searches(run, "faults-redis", fault, result, begun, ended)
+            for place, fault in enumerate(_of_proxy(run, proxy)):
+                result = _during(run, fleet, fault, "search", rate, _DEADLINE_S, run.seed + place)
+                _searches(run, "faults-redis", fault.name, result, fault.begun, fault.ended)
+
+
+def _of_proxy(run: Run, proxy: Proxy) -> list[_Fault]:
+    begun, ended = run.seconds(_SECONDS) / 4, 5 * run.seconds(_SECONDS) / 8
+    return [_Fault(name, partial(proxy.begin, name, _DELAY_S), proxy.end, begun, ended) for name in FAULTS]
+
+
+def _of_three(
+    run: Run, fleet: Fleet, row: str, faults: Sequence[_Fault], asked: dict[str, str], network: Namespace | None = None
+) -> None:  # fmt: skip
+    """Each fault before one of three embed workers."""
+    rate = _OF_THREE * run.capacity(fleet, "embed")
+    for place, fault in enumerate(faults):
+        lost = network.lost if network else 0
+        result = _during(run, fleet, fault, "embed", rate, _OF_THREE_DEADLINE_S, run.seed + place)
+        run.line(
+            row, f"{fault.name} before one of three",
+            {
+                **_success(result, fault.begun),
+                "longest_s": max(outcome.latency for outcome in result.outcomes),
+                **_recovery(result, fault.begun, fault.ended),
+                **({"packets": network.passed, "packets_lost": network.lost - lost} if network else {}),
+                **common(result),
+            },
+            {"success": ">= 0.99", **asked, "trouble_after_s": "<= 1", **ALWAYS},
+        )  # fmt: skip
 
 
 def _during(
-    run: Run, fleet: Fleet, proxy: Proxy, fault: str, kind: str, rate: float, deadline: float
-) -> tuple[Result, float, float]:  # fmt: skip
-    """The load, and when the fault began and ended."""
-    seconds = run.seconds(6.0)
-    begun, ended = seconds / 4, 5 * seconds / 8
-    seed = run.seed + FAULTS.index(fault)
-    with Load(run.plan(fleet, kind, steps=[(seconds, rate)], timeout=deadline, seed=seed)) as load:
+    run: Run, fleet: Fleet, fault: _Fault, kind: str, rate: float, deadline: float, seed: int
+) -> Result:  # fmt: skip
+    """A load with the fault in it."""
+    steps = [(run.seconds(_SECONDS), rate)]
+    with Load(run.plan(fleet, kind, steps=steps, timeout=deadline, seed=seed)) as load:
         load.begin()
-        load.at(begun)
-        proxy.begin(fault, _DELAY_S)
-        load.at(ended)
-        proxy.end()
-        return load.result(), begun, ended
+        load.at(fault.begun)
+        fault.begin()
+        load.at(fault.ended)
+        fault.end()
+        return load.result()
 
 
 def _searches(run: Run, row: str, case: str, result: Result, begun: float, ended: float) -> None:
