@@ -22,8 +22,8 @@ def family_of(checkpoint: Checkpoint, families: Families) -> Family:
     """The checkpoint as its family reads it. Raises CheckpointError if none does, or if it is unsound."""
     model_type = checkpoint.raw_config.get("model_type")
     if not isinstance(model_type, str) or model_type not in families:
-        served = " or ".join(map(repr, families))
-        raise CheckpointError(f"config.json: model_type is {model_type!r}; only {served} can be served")
+        served = ", ".join(map(repr, families))
+        raise CheckpointError(f"config.json: model_type is {model_type!r}; only these are served: {served}")
     refuse_quantised(checkpoint)
     refuse_placeholder(checkpoint.tokenizer_file)  # at once, as weights take longer to read
     return families[model_type](checkpoint)
