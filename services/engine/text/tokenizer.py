@@ -138,9 +138,8 @@ class Tokenizer:
         before, between, after = (self._known(ids[part]) for part in parts)
         before_types, between_types, after_types = (types[part] for part in parts)
         return PairFrame(
-            *(before, between, after),
-            *(before_types, int(types[a]), between_types, int(types[b]), after_types),
-        )
+            before, between, after, before_types, int(types[a]), between_types, int(types[b]), after_types
+        )  # fmt: skip
 
     @property
     def has_post_processor(self) -> bool:
