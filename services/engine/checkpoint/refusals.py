@@ -30,6 +30,11 @@ def refuse_own_code(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.name}: config.json: auto_map = {code!r}: the model needs code of its own, which is never run"
         )
+    refuse_own_tokenizer(checkpoint)
+
+
+def refuse_own_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a tokenizer that has code of its own."""
     if optional_json(checkpoint.folder / "tokenizer_config.json").get("auto_map"):
         raise CheckpointError(f"{checkpoint.name}: tokenizer_config.json: auto_map: its own code is never run")
 

@@ -8,12 +8,14 @@ from services.engine.checkpoint.refusals import refuse_quantised
 from services.engine.errors import CheckpointError
 from services.engine.models.base import Family
 from services.engine.models.encoder.family import EncoderFamily
+from services.engine.models.qwen2.family import Qwen2Family
 from services.engine.models.qwen3.family import Qwen3Family
 
 Families = Mapping[str, Callable[[Checkpoint], Family]]
 
 FAMILIES: Families = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta"), EncoderFamily),
+    "qwen2": Qwen2Family,
     "qwen3": Qwen3Family,
 }
 

@@ -41,4 +41,5 @@ def wording(name: str, described: Described, recipe: Recipe | None) -> Wording:
         document=document if recipe.document is None else recipe.document,
         instruction=recipe.instruction or "",
         symmetric=symmetric if recipe.symmetric is None else recipe.symmetric,
+        end=recipe.end or "",
     )

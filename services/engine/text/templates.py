@@ -29,6 +29,7 @@ class Wording:
     document: str = ""
     instruction: str = ""  # the default
     symmetric: str | None = ""  # the instruction, or without instructions the prompt; None: the model has none
+    end: str = ""  # a special token that ends every text, whether or not the tokenizer adds it
 
     @property
     def instructions(self) -> bool:
@@ -67,7 +68,11 @@ class PlainPrompts:
 
     def __init__(self, tokenizer: Tokenizer, wording: Wording) -> None:
         self._tokenizer, self._wording = tokenizer, wording
-        self._first, self._end = tokenizer.framed()
+        self._first, its_end = tokenizer.framed()
+        self._added = np.empty(0, np.int32)  # what tokenizer.json lacks
+        if wording.end and its_end[-1:].tolist() != [end := tokenizer.control(wording.end)]:
+            self._added = np.array([end], np.int32)
+        self._end = np.concatenate([its_end, self._added])
 
     def check(self) -> None:
         """Compares with what the tokenizer makes of whole prompts by itself. Raises CheckpointError."""
@@ -77,6 +82,7 @@ class PlainPrompts:
                 [_PROBE], input_type=input_type, instruction=None, truncation=Truncation.END, max_tokens=_NO_LIMIT
             )
             whole, _ = self._tokenizer.reference(head + _PROBE)
+            whole = np.concatenate([whole, self._added])
             if isinstance(built, Failure) or not np.array_equal(built.tokens, whole):
                 raise CheckpointError(
                     f"tokenizer.json: self-check failed: the tokens of {head + _PROBE!r} are not those of the tokenizer"
