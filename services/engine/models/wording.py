@@ -15,8 +15,10 @@ log = logging.getLogger("winnow.engine")
 def wording(name: str, described: Described, recipe: Recipe | None) -> Wording:
     """The prompts of the embedding model `name`.
 
-    Queries and documents are what `encode_query` and `encode_document` make of them, symmetric texts what `encode`
-    does: the default prompt or none. Without a default, a model with prompts has none for symmetric texts.
+    Queries and documents are what `encode_query` and `encode_document` make of them, to which the default prompt does
+    not apply; symmetric texts are what `encode` makes of them, to which it does. Without a default, a model with other
+    prompts has none for symmetric texts. One for passages, or the corpus, is one for documents, if there is no other:
+    so says `encode_document`, though its version 6 takes none.
 
     Raises CheckpointError for a default prompt that is not there.
     """
@@ -27,8 +29,8 @@ def wording(name: str, described: Described, recipe: Recipe | None) -> Wording:
                 f"{name}: config_sentence_transformers.json: default_prompt_name is {key!r}, but no prompt is named so"
             )
         default = prompts[key]
-    query = prompts.get("query", default)
-    document = next((prompts[kind] for kind in _DOCUMENTS if kind in prompts), default)
+    query = prompts.get("query", "")
+    document = next((prompts[kind] for kind in _DOCUMENTS if kind in prompts), "")
     symmetric = default if key or not (query or document) else None
     if recipe is None:
         return Wording(query=query, document=document, symmetric=symmetric)
