@@ -1,4 +1,4 @@
-"""Whether a folder is what a worker serves: what the files beside the weights say of texts, and of scores."""
+"""Whether a folder is what a worker serves: what the files beside the weights say of texts."""
 
 import json
 import re
@@ -9,16 +9,8 @@ from services.engine.checkpoint.sentence_transformers import Described, optional
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.errors import CheckpointError
 from services.engine.models.encoder.config import EncoderConfig
-from services.engine.models.recipes import Recipe
 from services.engine.text.tokenizer import Tokenizer
-from services.engine.types import Score
 
-_SCORES = {
-    None: Score.PROBABILITY,  # what sentence-transformers does with one label
-    "torch.nn.modules.activation.Sigmoid": Score.PROBABILITY,
-    "torch.nn.modules.linear.Identity": Score.LOGIT,
-    "torch.nn.modules.linear.Identity()": Score.LOGIT,
-}
 # transformers' tokenizers that give a model no types. Its version 4's PreTrainedTokenizerFast, with which those BERTs
 # were trained that name it, did; version 5's own is called TokenizersBackend.
 _UNTYPED = re.compile(r"Roberta|DistilBert|TokenizersBackend")
@@ -85,21 +77,6 @@ def has_types(checkpoint: Checkpoint, config: EncoderConfig) -> bool:
     if isinstance(names := said.get("model_input_names"), list):
         return config.type_vocab_size > 1 and "token_type_ids" in names
     return config.type_vocab_size > 1 and not _UNTYPED.search(str(said.get("tokenizer_class")))
-
-
-def score(checkpoint: Checkpoint, described: Described, recipe: Recipe | None) -> Score:
-    """What the model's scores are: what its recipe says, or the function that sentence-transformers applies."""
-    if recipe is not None and recipe.score is not None:
-        return recipe.score
-    named = checkpoint.raw_config.get("sentence_transformers")
-    applied = (
-        described.settings.get("activation_fn")
-        or (named.get("activation_fn") if isinstance(named, dict) else None)
-        or checkpoint.raw_config.get("sbert_ce_default_activation_function")
-    )
-    if applied not in _SCORES:
-        raise CheckpointError(f"{checkpoint.name}: the scores' activation_fn = {applied!r} is not served")
-    return _SCORES[applied]
 
 
 def _normalizers(checkpoint: Checkpoint) -> list[dict[str, Any]]:

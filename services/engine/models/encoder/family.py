@@ -22,6 +22,7 @@ from services.engine.models.encoder.heads import classifier
 from services.engine.models.encoder.weights import usage
 from services.engine.models.modules import Modules
 from services.engine.models.recipes import recipe_of
+from services.engine.models.scores import score_of
 from services.engine.models.wording import wording
 from services.engine.text.pairs import PairPrompts
 from services.engine.text.templates import PlainPrompts
@@ -47,7 +48,7 @@ class EncoderFamily:
     def capabilities(self, *, embeds: bool) -> Capabilities:
         """See Family."""
         if not embeds:
-            score = compatibility.score(self._checkpoint, self._described, self._recipe)
+            score = score_of(self._checkpoint, self._described, self._recipe)
             return Capabilities(input_types=(), instructions=False, sliced=False, score=score)
         return Capabilities(
             input_types=self._wording.input_types,

@@ -6,6 +6,7 @@ import torch
 
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.checkpoint.refusals import refuse_own_code
+from services.engine.checkpoint.sentence_transformers import Described
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.models.base import Head, unit_vectors
 from services.engine.models.decoder import build
@@ -13,8 +14,10 @@ from services.engine.models.decoder.forward import Decoder
 from services.engine.models.decoder.weights import usage
 from services.engine.models.qwen3 import compatibility
 from services.engine.models.qwen3.config import ModelConfig, classifies
-from services.engine.models.qwen3.heads import classifier, yes_no
+from services.engine.models.qwen3.heads import classifier, labels_of, yes_no
 from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, TEMPLATE_VERSION, EmbedPrompts, RerankPrompts
+from services.engine.models.recipes import recipe_of
+from services.engine.models.scores import score_of
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Capabilities, InputType, Score
 
@@ -36,8 +39,12 @@ class Qwen3Family:
 
     def capabilities(self, *, embeds: bool) -> Capabilities:
         """See Family."""
+        score = Score.PROBABILITY
+        if self._classifies and len(labels_of(self._checkpoint.raw_config)) == 1:
+            described = Described(self._checkpoint.folder)
+            score = score_of(self._checkpoint, described, recipe_of(self._checkpoint.name))
         return Capabilities(
-            input_types=tuple(InputType) if embeds else (), instructions=True, sliced=embeds, score=Score.PROBABILITY
+            input_types=tuple(InputType) if embeds else (), instructions=True, sliced=embeds, score=score
         )
 
     def check(self, tokenizer: Tokenizer, *, embeds: bool) -> None:

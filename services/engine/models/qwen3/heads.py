@@ -40,7 +40,7 @@ def classifier(config: ModelConfig, raw: Mapping[str, Any], tensors: Tensors, de
 
     Sources: vLLM's conversion of Qwen3-Reranker (convert_model_to_seq_cls.py), tomaarsen/Qwen3-Reranker-0.6B-seq-cls.
     """
-    labels = _labels(raw)
+    labels = labels_of(raw)
     rows = tensors("score.weight", (len(labels), config.hidden_size)).float()
     if len(labels) == 1:
         return "classification", _onto(rows[0], device)
@@ -53,7 +53,7 @@ def classifier(config: ModelConfig, raw: Mapping[str, Any], tensors: Tensors, de
     return f"classification, row {yes} over row {no}", _onto(rows[yes] - rows[no], device)
 
 
-def _labels(raw: Mapping[str, Any]) -> list[str]:
+def labels_of(raw: Mapping[str, Any]) -> list[str]:
     """The labels by their rows, as transformers reads them: two without names if config.json has none."""
     named = raw.get("id2label")
     if isinstance(named, Mapping) and all(str(row).isdecimal() for row in named):

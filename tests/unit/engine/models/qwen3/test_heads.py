@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from services.engine.engine import EmbedEngine, RerankEngine
 from services.engine.errors import CheckpointError
-from services.engine.types import EngineSettings
+from services.engine.types import EngineSettings, Score
 from tests.support.checkpoints import edit_config, repack
 from tests.support.recipe import RERANK_PREFIX, RERANK_SUFFIX, TASK, Recipe
 from tests.unit.engine.conftest import LIMIT, blocking
@@ -68,6 +68,27 @@ def test_which_row_means_yes_counts_in_the_fingerprint(checkpoints: Callable[...
     before = fingerprint(folder)
     edit_config(folder, id2label={"0": "yes", "1": "no"})
     assert fingerprint(folder) != before
+
+
+@pytest.mark.parametrize(
+    ("labels", "function", "score"),
+    [
+        (["LABEL_0"], None, Score.PROBABILITY),
+        (["LABEL_0"], "torch.nn.modules.activation.Sigmoid", Score.PROBABILITY),
+        (["LABEL_0"], "torch.nn.modules.linear.Identity", Score.LOGIT),
+        (
+            ["no", "yes"],
+            "torch.nn.modules.linear.Identity",
+            Score.PROBABILITY,
+        ),  # that of two logits, which are not ours
+    ],
+)
+def test_a_score_is_what_sentence_transformers_makes_of_the_logit(
+    checkpoints: Callable[..., Path], tmp_path: Path, labels: list[str], function: str | None, score: Score
+) -> None:
+    folder = repack(checkpoints(), tmp_path / "repack", labels)
+    edit_config(folder, sentence_transformers={"activation_fn": function} if function else None)
+    assert RerankEngine.load(options(folder)).info.capabilities.score is score
 
 
 @pytest.mark.parametrize(
