@@ -1,53 +1,20 @@
 """Measures the matrix products of a model on this machine. They are an upper bound for the speed of any engine."""
 
-import json
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 
 from services.engine.host import cpus
 from services.engine.layers.linear import Linear, LinearFormat, dense, packed_fp16, packed_int8
-from services.engine.models.qwen3.config import ModelConfig
+
+Shapes = Mapping[str, tuple[int, int]]
+"""`[out, in]` of each product of a layer."""
 
 _LAYERS = 4  # distinct weights, so that caches hold no more of them than of a model's
 _ROWS = (256, 512, 1024)
 _SECONDS = 1.0
-
-
-def config_of(folder: Path) -> ModelConfig:
-    """The shapes of a checkpoint."""
-    return ModelConfig.parse(json.loads((folder / "config.json").read_text()))
-
-
-def weights(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """`[out, in]` of a layer's four products."""
-    query = config.num_attention_heads * config.head_dim
-    both = 2 * config.num_key_value_heads * config.head_dim
-    return {
-        "qkv": (query + both, config.hidden_size),
-        "o": (config.hidden_size, query),
-        "gate_up": (2 * config.intermediate_size, config.hidden_size),
-        "down": (config.hidden_size, config.intermediate_size),
-    }
-
-
-def linear_flops(config: ModelConfig, tokens: int, ends: int) -> float:
-    """Multiplications and additions with weights for `tokens` computed tokens of `ends` texts.
-
-    The last layer needs keys and values of all tokens, but everything else for each text's last token only.
-    """
-    layer = sum(2 * rows * columns for rows, columns in weights(config).values())
-    keys_values = 2 * 2 * config.num_key_value_heads * config.head_dim * config.hidden_size
-    return float((config.num_hidden_layers - 1) * layer * tokens + keys_values * tokens + (layer - keys_values) * ends)
-
-
-def attention_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
-    """FLOPs of causal attention over texts of these lengths, with nothing shared: 4 x width per (query, key) pair."""
-    pairs = sum(length * (length + 1) / 2 for length in lengths)
-    return 4.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * pairs
 
 
 class Ceiling(Protocol):
@@ -67,17 +34,17 @@ class Products:
 
     name = "gemm"
 
-    def __init__(self, config: ModelConfig, format: str) -> None:
+    def __init__(self, shapes: Shapes, format: str) -> None:
         torch.set_num_threads(cpus())
         dtype: torch.dtype = getattr(torch, format)
         self._inputs_dtype = torch.float32 if dtype == torch.int8 else dtype
-        self._flops_per_row = float(sum(2 * rows * columns for rows, columns in weights(config).values())) * _LAYERS
+        self._flops_per_row = float(sum(2 * rows * columns for rows, columns in shapes.values())) * _LAYERS
         probes = [
             (self._time(layers, inputs) / count, layers, inputs)
             for linear in ways(dtype)
-            for layers in [self._build(config, linear)]
+            for layers in [self._build(shapes, linear)]
             for count in _ROWS
-            for inputs in [self._inputs(config, count)]
+            for inputs in [self._inputs(shapes, count)]
         ]
         seconds, self._layers, self._x = min(probes, key=lambda probe: probe[0])
         self.rows = len(self._x["qkv"])
@@ -89,21 +56,21 @@ class Products:
         for _ in range(self._repeats):
             self._once(self._layers, self._x)
 
-    def _build(self, config: ModelConfig, linear: LinearFormat) -> list[dict[str, Linear]]:
+    def _build(self, shapes: Shapes, linear: LinearFormat) -> list[dict[str, Linear]]:
         random = torch.Generator().manual_seed(0)
         return [
             {
                 name: linear((torch.randn(shape, generator=random) * 0.02).bfloat16(), None)
                 for name, shape in shapes.items()
             }
-            for shapes in [weights(config)] * _LAYERS
+            for _ in range(_LAYERS)
         ]
 
-    def _inputs(self, config: ModelConfig, rows: int) -> dict[str, torch.Tensor]:
+    def _inputs(self, shapes: Shapes, rows: int) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(1)
         return {
             name: torch.randn(rows, columns, generator=random).to(self._inputs_dtype)
-            for name, (_, columns) in weights(config).items()
+            for name, (_, columns) in shapes.items()
         }
 
     @torch.inference_mode()
@@ -141,9 +108,9 @@ class LargeProduct:
         torch.cuda.synchronize()
 
 
-def ceiling(config: ModelConfig, device: str, format: str) -> Ceiling:
+def ceiling(shapes: Shapes, device: str, format: str) -> Ceiling:
     """On a CPU the products of the model's own shapes, on CUDA one large product."""
-    return Products(config, format) if device == "cpu" else LargeProduct(format)
+    return Products(shapes, format) if device == "cpu" else LargeProduct(format)
 
 
 def ways(dtype: torch.dtype) -> list[LinearFormat]:

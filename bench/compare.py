@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import checkpoints, report
-from bench.ceiling import Ceiling, ceiling, config_of
+from bench.ceiling import Ceiling, Shapes, ceiling
 from bench.interleave import Run, interleave, rate
 from bench.report import WINNOW, Report, Row
 from bench.subjects import Computed, Model, Subject
-from bench.subjects.start import started
+from bench.subjects.start import fitting, started
 
 Numbers = npt.NDArray[np.floating]
 Distance = Callable[[Numbers, Numbers], float]
@@ -73,15 +73,14 @@ def subjects_of(
 ) -> AbstractContextManager[tuple[list[Subject], Callable[[], Model]]]:
     """The subjects that the arguments ask for, and what starts their reference."""
     return started(
-        loaders, arguments.subjects, folder, device, formats_of(arguments, device), arguments.batch_sizes,
-        arguments.batch_tokens, output,
+        fitting(loaders, folder), arguments.subjects, folder, device, formats_of(arguments, device),
+        arguments.batch_sizes, arguments.batch_tokens, output,
     )  # fmt: skip
 
 
-def ceilings_of(subjects: Sequence[Subject], folder: Path, device: str) -> dict[Subject, Ceiling]:
-    """The machine's rate in each of winnow's number formats."""
-    config = config_of(folder)
-    return {subject: ceiling(config, device, subject.format) for subject in subjects if subject.name == WINNOW}
+def ceilings_of(subjects: Sequence[Subject], shapes: Shapes, device: str) -> dict[Subject, Ceiling]:
+    """The machine's rate in each of winnow's number formats, for products of these shapes."""
+    return {subject: ceiling(shapes, device, subject.format) for subject in subjects if subject.name == WINNOW}
 
 
 def losses(

@@ -11,13 +11,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench import checkpoints, compare
-from bench.ceiling import attention_flops, config_of, linear_flops
 from bench.compare import Losses, Measurement, Numbers
+from bench.flops import Architecture
+from bench.folders import query_prompt
 from bench.report import WINNOW, Report, Row, table_of
 from bench.subjects import Computed, Model, Subject, SubjectError
 from bench.subjects.start import EMBEDDERS
 from bench.texts import Writer
-from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
+from services.engine.checkpoint.sentence_transformers import longest_text
 
 _RECIPE_BATCH_ON_CUDA = 64  # a padded batch of everything would not fit
 # Greatest 1 - cosine between a subject's vector of a text and that of transformers in float32.
@@ -82,22 +83,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: Report) -> list[Row]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    config = config_of(folder)
+    architecture = Architecture.of(folder)
 
     def flops(lengths: list[int], computed: Computed) -> float:
         # On a CPU the ceiling is of products with weights; on CUDA the roofline counts attention too.
-        attention = attention_flops(config, lengths) if device == "cuda" else 0.0
-        return linear_flops(config, computed.tokens, computed.texts) + attention
+        attention = architecture.attention_flops(lengths) if device == "cuda" else 0.0
+        return architecture.linear_flops(computed.tokens, computed.texts) + attention
+
+    def count_tokens(piece: str) -> int:
+        return len(tokenizer.encode(piece, add_special_tokens=False).ids)
 
     rows: list[Row] = []
     with compare.subjects_of(arguments, EMBEDDERS, folder, device, output) as (subjects, start_reference):
         reference = start_reference()
-        ceilings = compare.ceilings_of(subjects, folder, device)
+        ceilings = compare.ceilings_of(subjects, architecture.products, device)
         for name in arguments.cases:
             case = CASES[name]
             count = arguments.texts or case.count[device]
-            texts = case.write(Writer(seed=1), count, lambda piece: len(tokenizer.encode(piece).ids) - 1)
-            lengths = _lengths(tokenizer, texts, queries=case.queries)
+            texts = case.write(Writer(seed=1), count, count_tokens)
+            lengths = _lengths(folder, tokenizer, texts, queries=case.queries)
             for subject in subjects:
                 if subject.name in (WINNOW, "recipe"):
                     subject.batch_size = count
@@ -112,10 +116,10 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
     return rows
 
 
-def _lengths(tokenizer: Tokenizer, texts: Sequence[str], *, queries: bool) -> list[int]:
-    """Tokens of each text that every subject has to compute, including prompt and end token."""
-    head = EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) if queries else ""
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast([head + text for text in texts])]
+def _lengths(folder: Path, tokenizer: Tokenizer, texts: Sequence[str], *, queries: bool) -> list[int]:
+    """Tokens of each text that every subject has to compute, including prompt and special tokens."""
+    head, most = query_prompt(folder) if queries else "", longest_text(folder) or sys.maxsize
+    return [min(most, len(encoding.ids)) for encoding in tokenizer.encode_batch_fast([head + text for text in texts])]
 
 
 def _losses(

@@ -9,8 +9,8 @@ import torch
 from rich.table import Table
 
 from bench import checkpoints, compare, report
-from bench.checkpoints import Role
 from bench.report import Report
+from bench.shapes import Role
 from bench.steps import Steps, documents, pairs
 from services.engine.errors import EngineError
 from services.engine.types import Ids, Vector

@@ -1,19 +1,22 @@
 """Reranking throughput with the text lengths of MS MARCO: the same pairs and the same weights, side by side."""
 
 import argparse
+import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from bench import checkpoints, compare
-from bench.ceiling import config_of, linear_flops
 from bench.compare import Losses, Measurement, Numbers
+from bench.flops import Architecture
 from bench.report import WINNOW, Report, Row, table_of
+from bench.shapes import is_encoder
 from bench.subjects import Computed, Model, Subject, SubjectError
 from bench.subjects.start import RERANKERS
 from bench.texts import Writer
@@ -61,19 +64,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: Report) -> list[Row]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    config = config_of(folder)
+    config = json.loads((folder / "config.json").read_text())
+    architecture = Architecture.of(folder)
 
     def flops(computed: Computed) -> float:
-        return linear_flops(config, computed.tokens, computed.texts)  # attention, some 2 % here, is left out
+        return architecture.linear_flops(computed.tokens, computed.texts)  # attention, some 2 % here, is left out
 
     rows: list[Row] = []
     with compare.subjects_of(arguments, RERANKERS, folder, device, output) as (subjects, start_reference):
         reference = start_reference()
-        ceilings = compare.ceilings_of(subjects, folder, device)
+        ceilings = compare.ceilings_of(subjects, architecture.products, device)
         for name in arguments.cases:
             requests = write_requests(arguments.queries or CASES[name][device], int(name))
-            lengths = _lengths(tokenizer, requests)
-            recipe_batch = _recipe_batch(int(name), max(lengths), folder, device, output)
+            lengths = _lengths(config, tokenizer, requests)
+            recipe_batch = _recipe_batch(config, int(name), max(lengths), device, output)
             for subject in subjects:
                 if subject.name == WINNOW:
                     subject.batch_size = int(name)
@@ -86,21 +90,23 @@ def _measure(arguments: argparse.Namespace, folder: Path, device: str, output: R
     return rows
 
 
-def _lengths(tokenizer: Tokenizer, requests: Requests) -> list[int]:
-    """Tokens of each pair, including the prompt."""
-    texts = [
-        RERANK_PREFIX + RERANK_BODY.format(instruction=DEFAULT_INSTRUCTION, query=query) + f" {text}" + RERANK_SUFFIX
-        for query, documents in requests
-        for text in documents
-    ]
+def _lengths(config: Mapping[str, Any], tokenizer: Tokenizer, requests: Requests) -> list[int]:
+    """Tokens of each pair, including prompt and special tokens."""
+    pairs = [(query, text) for query, documents in requests for text in documents]
+    texts: list[Any] = pairs
+    if not is_encoder(config):
+        heads = {query: RERANK_BODY.format(instruction=DEFAULT_INSTRUCTION, query=query) for query, _ in requests}
+        texts = [f"{RERANK_PREFIX}{heads[query]} {text}{RERANK_SUFFIX}" for query, text in pairs]
     return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts)]
 
 
-def _recipe_batch(documents: int, longest: int, folder: Path, device: str, output: Report) -> int:
+def _recipe_batch(config: Mapping[str, Any], documents: int, longest: int, device: str, output: Report) -> int:
     """Batch size of the model card's recipe: all documents, halved until the logits fit into memory."""
     if device == "cuda":
         return min(documents, 50)
-    batch, row = documents, 4 * longest * config_of(folder).vocab_size
+    if is_encoder(config):
+        return documents
+    batch, row = documents, 4 * longest * int(config["vocab_size"])
     while batch > 1 and batch * row > 0.8 * (host.free_memory() or math.inf):
         batch = (batch + 1) // 2
     if batch < documents:

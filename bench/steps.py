@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from bench.checkpoints import Role
+from bench.shapes import Role
 from bench.texts import Writer
 from services.engine.checkpoint.checkpoint import Checkpoint
 from services.engine.devices.base import Device

@@ -30,8 +30,8 @@ agriculture medicine hospital treatment symptom protein bacteria vaccine immune 
 electricity magnetic frequency telescope satellite atmosphere gravity quantum radiation algorithm database compiler
 processor network protocol encryption certificate parameter interface
 """
-_WORDS = _LIST.split()
-_FREQUENCIES = 1.0 / (np.arange(len(_WORDS)) + 8.0)
+WORDS = _LIST.split()
+_FREQUENCIES = 1.0 / (np.arange(len(WORDS)) + 8.0)
 _FREQUENCIES /= _FREQUENCIES.sum()
 
 
@@ -66,11 +66,11 @@ class Writer:
 
     def _pieces(self, words: int) -> list[str]:
         """Words with the space before them, and full stops: `["The", " river", …, "."]`."""
-        chosen = self._random.choice(len(_WORDS), size=words, p=_FREQUENCIES)
+        chosen = self._random.choice(len(WORDS), size=words, p=_FREQUENCIES)
         pieces: list[str] = []
         left = 0
         for index in chosen:
-            word = _WORDS[int(index)]
+            word = WORDS[int(index)]
             if left == 0:
                 word, left = word.capitalize(), int(self._random.integers(7, 19))
             pieces.append(f" {word}" if pieces else word)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from bench.checkpoints import CACHE
+from bench.folders import query_prompt
 from bench.machine import ROOT
 from bench.subjects import Computed, MissingError, Requests, Scores, SubjectError, Vectors
 from deploy.local.process import Process, StartError
-from services.engine.models.qwen3.prompts import DEFAULT_INSTRUCTION, EMBED_QUERY
 
 ENVIRONMENT = ROOT / ".cache" / "infinity"
 _INSTALL_SECONDS = 1200
@@ -54,7 +54,7 @@ class Infinity:
 
     def __init__(self, folder: Path, device: str, format: str | None, batch_sizes: Sequence[int]) -> None:
         self.format = format or _own_format(device)
-        self.computed = Computed()
+        self.computed, self._prompt = Computed(), query_prompt(folder)
         command: list[str | Path] = [install(), "v2", "--engine", "torch", "--device", device]
         command += ["--dtype", format or "auto", "--no-bettertransformer"]
         # Its disk cache would answer every repeat; it does not compile by default either.
@@ -76,7 +76,7 @@ class Infinity:
 
     def embed(self, texts: Sequence[str], queries: bool, batch_size: int) -> Vectors:
         """See `Model`."""
-        head = EMBED_QUERY.format(instruction=DEFAULT_INSTRUCTION) if queries else ""
+        head = self._prompt if queries else ""
         body = {
             "model": f"batch-{batch_size}",
             "input": [head + text for text in texts],

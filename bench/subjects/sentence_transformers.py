@@ -1,5 +1,6 @@
-"""sentence-transformers as documented for Qwen3. It sorts by length and builds batches."""
+"""sentence-transformers as documented. It sorts by length and builds batches."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from bench.shapes import is_encoder
 from bench.subjects import Computed, Requests, Scores, Vectors
 from bench.subjects.recipe import asked, name_of
 
@@ -15,7 +17,7 @@ def encode(model: Any, texts: Sequence[str], queries: bool, batch_size: int) -> 
     """`SentenceTransformer.encode`."""
     vectors: Vectors = model.encode(
         list(texts),
-        prompt_name="query" if queries else None,
+        prompt_name="query" if queries and "query" in model.prompts else None,
         batch_size=batch_size,
         normalize_embeddings=True,
         show_progress_bar=False,
@@ -28,8 +30,12 @@ class SentenceTransformersEmbedder:
 
     def __init__(self, folder: Path, device: str, format: str | None) -> None:
         self.computed = Computed()
+        encoder = is_encoder(json.loads((folder / "config.json").read_text()))
         self._model: Any = SentenceTransformer(
-            str(folder), device=device, model_kwargs=asked(format), processor_kwargs={"padding_side": "left"}
+            str(folder),
+            device=device,
+            model_kwargs=asked(format),
+            processor_kwargs=None if encoder else {"padding_side": "left"},  # as Qwen3's cards say
         )
         self.format = name_of(next(self._model.parameters()).dtype)
 
@@ -42,7 +48,7 @@ class SentenceTransformersEmbedder:
 
 
 class SentenceTransformersReranker:
-    """`CrossEncoder.predict`, which computes causal rerankers with its LogitScore module."""
+    """`CrossEncoder.predict`: of causal rerankers with its LogitScore module, of others the sigmoid of their logit."""
 
     def __init__(self, folder: Path, device: str, format: str | None) -> None:
         self.computed = Computed()

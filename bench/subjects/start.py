@@ -1,11 +1,13 @@
 """Which subjects there are, and how each is started: as it starts by itself, and told each other number format."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.machine import ROOT
 from bench.report import Report
+from bench.shapes import is_encoder
 from bench.subjects import MissingError, Model, Subject
 from bench.subjects.process import Process
 
@@ -28,8 +30,20 @@ INT8 = {
     "sentence-transformers-onnx": (ROOT / ".cache" / "onnx", "'optimum-onnx[onnxruntime]'"),
     "sentence-transformers-openvino": (ROOT / ".cache" / "openvino", "optimum-intel openvino nncf"),
 }
+# The recipes of other cards.
+_ENCODER_RECIPES = {
+    "bench.subjects.recipe:RecipeEmbedder": "bench.subjects.encoder_recipe:EncoderEmbedder",
+    "bench.subjects.recipe:RecipeReranker": "bench.subjects.encoder_recipe:EncoderReranker",
+}
 REFERENCE = ("recipe", "float32")
 _ONE_BATCH = ("winnow", "recipe")  # take the whole list; the bench sets their batch size by the case
+
+
+def fitting(loaders: dict[str, str], folder: Path) -> dict[str, str]:
+    """Of EMBEDDERS or RERANKERS, those that can load the checkpoint, with the recipe of its card."""
+    if not is_encoder(json.loads((folder / "config.json").read_text())):
+        return loaders
+    return {name: _ENCODER_RECIPES.get(loader, loader) for name, loader in loaders.items() if name not in INT8}
 
 
 class Starter:
@@ -104,6 +118,9 @@ def started(
     with ExitStack() as stack:
         starter = Starter(loaders, folder, device, formats, batch_sizes, batch_tokens, stack)
         subjects: list[Subject] = []
+        for name in names:
+            if name not in loaders:
+                output.note(f"without {name}: it is measured with Qwen3 only")
         for name in loaders:
             if name not in names:
                 continue

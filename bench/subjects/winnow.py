@@ -1,7 +1,6 @@
 """Our engine, as a worker has it. It makes its own steps of what it is given: a batch size means nothing to it."""
 
 import asyncio
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +15,14 @@ from services.engine.types import BatchReport, EmbedItem, EngineSettings, InputT
 E = TypeVar("E", EmbedEngine, RerankEngine)
 
 _QUEUE_TOKENS = 1 << 22  # admission is not what is measured
-_MAX_TOKENS = 8192  # the engine's default
 
 
 def settings(folder: Path, device: str, batch_tokens: int = 0, format: str | None = None) -> EngineSettings:
-    """The engine's own defaults, but for the queue and for models with fewer positions than its default limit."""
-    positions = int(json.loads((folder / "config.json").read_text())["max_position_embeddings"])
+    """The engine's own defaults, but for the queue."""
     return EngineSettings(
         str(folder),
         device=device,
         dtype=format or "auto",
-        max_tokens=min(_MAX_TOKENS, positions),
         batch_tokens=batch_tokens,
         queue_tokens=_QUEUE_TOKENS,
         queue_seconds=math.inf,

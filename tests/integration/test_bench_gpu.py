@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoints import SHAPES
+from bench.shapes import SHAPES
 from deploy.local.stack import ROOT
 
 SCRIPT = ROOT / "bench" / "gpu.sh"

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from bench.checkpoints import CACHE, SHAPES, Choice, ModelMissingError, add_arguments, choice, named, prepare
+from bench.checkpoints import CACHE, Choice, ModelMissingError, add_arguments, choice, named, prepare
+from bench.shapes import SHAPES
 from services.engine.engine import RerankEngine
 from services.engine.types import EngineSettings
 from tests.support import checkpoints
@@ -31,6 +32,7 @@ def test_names_of_models() -> None:
     assert parsed("--model", "nano") == Choice("nano")
     assert parsed("--model", "some/folder-4layers") == Choice("some/folder-4layers")
     assert named("0.6b-4layers") == Choice("0.6b", 4)
+    assert named("bge-m3-2layers") == Choice("bge-m3", 2)
 
 
 def test_random_weights_come_from_the_seed_and_are_written_once(tmp_path: Path, tokenizer: Path) -> None:
@@ -64,6 +66,46 @@ def test_a_folder_without_sentence_transformers_files_is_left_as_it_is(tmp_path:
     assert (view / "modules.json").is_file()
     assert (view / "model.safetensors").samefile(folder / "model.safetensors")
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def small(monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    """The shape, a few thousand weights in a layer."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    monkeypatch.setitem(SHAPES, shape, SHAPES[shape] | sizes)
+
+
+@pytest.mark.parametrize(("shape", "pooling", "limit"), [("minilm", "mean", 256), ("bge-m3", "cls", 8192)])
+def test_a_random_encoder_is_one_for_sentence_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, pooling: str, limit: int
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    small(monkeypatch, shape)
+    folder = prepare(Choice(shape, 2, cache=tmp_path), "embed")
+    model = SentenceTransformer(str(folder), device="cpu")
+    assert model[1].pooling_mode == pooling
+    assert model.max_seq_length == limit
+    names = {name.removeprefix("0.model.") for name, _ in model.named_parameters()}
+    assert names == load_file(folder / "model.safetensors").keys()
+
+
+def test_a_random_classifier_is_one_for_sentence_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sentence_transformers import CrossEncoder
+
+    small(monkeypatch, "bge-reranker")
+    folder = prepare(Choice("bge-reranker", 1, cache=tmp_path), "rerank")
+    model = CrossEncoder(str(folder), device="cpu")
+    assert model.num_labels == 1
+    assert model.tokenizer("river", "sea").tokens() == ["<s>", "▁river", "</s>", "</s>", "▁", "s", "e", "a", "</s>"]
+    weights = load_file(folder / "model.safetensors")
+    assert {name for name, _ in model.model.named_parameters()} == weights.keys()
+
+
+def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissingError, match="minilm is for `python -m bench embed`"):
+        prepare(Choice("minilm", cache=tmp_path), "rerank")
+    with pytest.raises(ModelMissingError, match="bge-reranker is for `python -m bench rerank`"):
+        prepare(Choice("bge-reranker", cache=tmp_path), "embed")
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

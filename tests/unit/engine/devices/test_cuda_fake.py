@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.checkpoints import SHAPES
+from bench.shapes import SHAPES
 from services.engine.devices.cuda import Cuda
 from services.engine.devices.cuda_graphs import BUCKETS, Bucket
 from services.engine.layers.attention.cuda import as_varlen
