@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench quality`."""
     parser.add_argument("file", type=Path, help='JSON lines {"query": …, "doc": …}')
     services.add_arguments(parser)
-    parser.add_argument("--widths", help="of the first stage (default: 64, 128, half and all of the model's)")
+    parser.add_argument(
+        "--widths", help="of the first stage (default: 64, 128, half and all of the model's, as far as it has them)"
+    )
     parser.add_argument("--quantization", choices=_QUANTIZATION, default="int8", help="of the index (default int8)")
     parser.add_argument("--queries", type=int, help="number of queries, evenly distributed (default: all)")
     parser.add_argument("--concurrency", type=int, default=4, help="searches in flight (default 4)")
@@ -117,8 +119,7 @@ def _measure(arguments: argparse.Namespace, test_set: QuestionSet, address: str,
 
     with grpc.insecure_channel(address, options=options) as channel, output.progress() as progress:
         searcher = Searcher(channel, test_set, arguments.concurrency, progress)
-        native = searcher.native_width()
-        widths = _widths(arguments.widths, native)
+        widths = _widths(arguments.widths, *searcher.widths())
         add("bm25", 0, bm25(test_set))
         for width in widths:
             with searcher.collection(width, _QUANTIZATION[arguments.quantization]) as name:
@@ -156,9 +157,10 @@ class Searcher:
         self._retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         self._test_set, self._concurrency, self._progress = test_set, concurrency, progress
 
-    def native_width(self) -> int:
-        """Dimensions of the model's vectors."""
-        return self._embed.GetModel(embed_pb2.GetModelRequest(), timeout=_CALL_SECONDS).dimensions
+    def widths(self) -> tuple[int, int]:
+        """The fewest and the most dimensions of the model's vectors."""
+        model = self._embed.GetModel(embed_pb2.GetModelRequest(), timeout=_CALL_SECONDS)
+        return model.min_dimensions, model.dimensions
 
     @contextmanager
     def collection(self, width: int, quantization: pb.Quantization) -> Iterator[str]:
@@ -212,7 +214,7 @@ class Searcher:
             self._progress.remove_task(task)
 
 
-def _widths(asked: str | None, native: int) -> Sequence[int]:
+def _widths(asked: str | None, least: int, native: int) -> Sequence[int]:
     if asked:
         return sorted({int(width) for width in asked.split(",")})
-    return sorted({width for width in (*_NARROWEST, native // 2, native) if 32 <= width <= native})
+    return sorted({width for width in (*_NARROWEST, native // 2, native) if least <= width <= native})

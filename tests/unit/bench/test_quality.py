@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bench import metrics
-from bench.quality import QuestionSet, bm25
+from bench.quality import QuestionSet, _widths, bm25
 
 ROWS = [
     {"query": "copy a file", "doc": "shutil.copy copies a file to another place"},
@@ -46,6 +46,12 @@ def test_bm25_finds_shared_words_and_counts_ties_against_it(file: Path) -> None:
     assert ranks[0] == 1
     assert ranks[1] == 1
     assert ranks[3] == 3  # no document has the word: all score 0, and the right one comes last
+
+
+def test_only_widths_that_the_model_has_are_measured() -> None:
+    assert _widths(None, 32, 384) == [64, 128, 192, 384]
+    assert _widths(None, 384, 384) == [384]  # its vectors cannot be cut
+    assert _widths("64,32", 384, 384) == [32, 64]
 
 
 def test_metrics_by_hand() -> None:
