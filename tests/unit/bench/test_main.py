@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.engine.models.recipes import RECIPES
 from tests.support import checkpoints
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -123,6 +124,13 @@ def test_verify_models_without_the_hub_says_so_in_one_line(tmp_path: Path) -> No
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
     assert "Qwen/Qwen3-Embedding-0.6B" in done.stderr
+
+
+def test_verify_models_goes_on_with_the_next_of_all(tmp_path: Path) -> None:
+    done = bench("verify-models", "--all", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert done.returncode == 1
+    known = [id_ for id_, recipe in RECIPES.items() if recipe.golden is not None]
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == known
 
 
 def test_verify_models_tells_wrong_numbers(tmp_path: Path) -> None:
