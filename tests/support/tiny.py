@@ -78,6 +78,12 @@ def held(worker: Worker[Any]) -> Iterator[threading.Event]:
         release.set()
 
 
+def slowed(worker: Worker[Any], tokens_per_second: float) -> None:
+    """Lets the engine estimate its work as if this were its speed, whatever the size of a batch."""
+    throughput = worker.engine()._throughput
+    throughput._fixed_s, throughput._token_s = 0.0, 1 / tokens_per_second
+
+
 async def until_idle(worker: Worker[Any]) -> None:
     """Returns when no token waits."""
     while worker.engine().stats().queued_tokens:  # noqa: ASYNC110 - the engine has no event for it

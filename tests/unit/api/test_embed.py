@@ -20,6 +20,7 @@ from tests.support.tiny import (
     Tiny,
     embedding,
     held,
+    slowed,
     until_calls,
     until_idle,
     until_queued,
@@ -240,7 +241,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_before_any_work(
     engine = worker.worker.engine()
     texts = [f"{i} gravity attracts" for i in range(1000)]
     slow = engine.stats().tokens_per_second / 50
-    engine._throughput._rates = {1: slow}  # as if this were a slow machine: 20 ms become a second
+    slowed(worker.worker, slow)  # 20 ms become a second
     with held(worker.worker):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Embed(request(texts), timeout=0.5)
@@ -266,13 +267,12 @@ async def test_too_long_a_queue_for_the_deadline_sends_the_call_elsewhere(
     worker: ServedWorker, stub: "embed_pb2_grpc.EmbedServiceAsyncStub"
 ) -> None:
     """It could be in time on an idle replica, so it is not the deadline that is wrong."""
-    engine = worker.worker.engine()
     with held(worker.worker):
         first = stub.Embed(request(), timeout=60)
         await until_queued(worker.worker)
         waiting = stub.Embed(request(["gravity attracts two bodies"] * 100), timeout=60)
         await until_queued(worker.worker, 300)
-        engine._throughput._rates = {1: 100.0}  # as if this were a slow machine: several seconds wait
+        slowed(worker.worker, 100.0)  # several seconds wait
         for timeout in (5.0, 1.0):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await stub.Embed(request(), timeout=timeout)
@@ -287,7 +287,7 @@ async def test_without_a_deadline_the_queue_is_bounded_in_seconds(tiny: Tiny) ->
         with held(served.worker):
             first = stub.Embed(request())
             await until_queued(served.worker)
-            served.worker.engine()._throughput._rates = {1: 100.0}
+            slowed(served.worker, 100.0)
             waiting = stub.Embed(request(["gravity attracts two bodies"] * 100))  # more than the bound, by itself
             await until_queued(served.worker, 300)
             with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -311,7 +311,7 @@ async def test_what_could_not_be_begun_in_time_is_told_to_go_elsewhere_as_well(
         await until_queued(worker.worker, 300)
         late = stub.Embed(request(["the capital of China"]), timeout=20)
         await until_calls(worker.lifecycle, 3)
-        engine._throughput._rates = {1: 20.0}  # the machine has become slow
+        slowed(worker.worker, 20.0)
         engine._throughput.measured = lambda tokens, seconds: None
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await late

@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 
 from services.rerank.model_card import FILE
 from tests.support.serving import details, rich_status
-from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, held, reranking, until_queued
+from tests.support.tiny import MAX_TOKENS, ServedWorker, Tiny, held, reranking, slowed, until_queued
 from winnow.common.v1 import common_pb2
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
 
@@ -177,7 +177,7 @@ async def test_too_long_a_queue_for_the_deadline_sends_the_call_elsewhere(
         await until_queued(worker.worker)
         waiting = stub.Rerank(request(["gravity attracts two bodies"] * 100), timeout=60)
         await until_queued(worker.worker, 500)
-        worker.worker.engine()._throughput._rates = {1: 200.0}  # as if this were a slow machine
+        slowed(worker.worker, 200.0)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stub.Rerank(request(["Beijing"]), timeout=5)
         seen = rich_status(error.value)
