@@ -32,15 +32,16 @@ class Phase(enum.Enum):
 class Lifecycle:
     """State of one process; lives on one event loop.
 
-    `calls` counts the calls in progress. `stopping` is set when the process begins to end, for whatever reason:
-    streaming handlers watch it so that they can finish accepted items and close.
+    `calls` counts the calls in progress, `refused` those that came while it was not serving. `stopping` is set when the
+    process begins to end, for whatever reason: streaming handlers watch it so that they can finish accepted items and
+    close.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
         self.services = tuple(services)
         self.phase = Phase.LOADING
         self.stopping = asyncio.Event()
-        self.calls = 0
+        self.calls = self.refused = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.health = Health()

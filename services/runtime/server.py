@@ -42,6 +42,8 @@ log = logging.getLogger("winnow.server")
 _MAX_STREAMS = 2000
 _MAX_CONNECTIONS = 10_000
 _STOP_SECONDS = 0.5  # for statuses that are still being sent
+# Without another call, after which none is taken to have arrived unread; and the longest wait for that.
+_QUIET_SECONDS, _MOST_SECONDS = 0.1, 2.0
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -177,8 +179,19 @@ async def _drain(seconds: float, application: Application, lifecycle: Lifecycle,
                 await application.drain()
         except TimeoutError:
             log.warning("accepted calls could not be finished within %g s", seconds)
+        await _refuse_the_rest(lifecycle)
     lifecycle.health.close()
     await server.stop(_STOP_SECONDS)
+
+
+async def _refuse_the_rest(lifecycle: Lifecycle) -> None:
+    """Returns when no more calls come in to be refused. Server.stop cancels those that it has not taken yet, without a
+    word: some hundred, if the process had no processor time to take them."""
+    loop = asyncio.get_running_loop()
+    until, seen = loop.time() + _MOST_SECONDS, -1
+    while seen != lifecycle.refused and loop.time() < until:
+        seen = lifecycle.refused
+        await asyncio.sleep(_QUIET_SECONDS)
 
 
 async def _probe_server(settings: ProcessSettings, lifecycle: Lifecycle) -> grpc.aio.Server | None:

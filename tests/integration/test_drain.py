@@ -156,3 +156,27 @@ async def test_a_stream_that_waits_for_absent_workers_ends_with_the_process(star
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await stream.read()
         assert rich_status(error.value).reason == "NOT_READY"
+
+
+async def test_calls_that_nobody_has_taken_yet_are_told_that_the_process_ends(start: Start, tiny: Tiny) -> None:
+    """A process that gets no processor time finds calls and SIGTERM together: none of the calls ends without a word."""
+    process = start("EMBED", "services.embed", MODEL=str(tiny.embed), THREADS="1")
+    await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+    async with grpc.aio.insecure_channel(process.address(), [("grpc.enable_retries", 0)]) as channel:
+        stub = embed_pb2_grpc.EmbedServiceStub(channel)
+        await stub.GetModel(embed_pb2.GetModelRequest())
+        os.kill(process.pid, signal.SIGSTOP)
+        calls = [stub.Embed(embed_pb2.EmbedRequest(texts=[f"text {number}"])) for number in range(90)]
+        codes = [asyncio.ensure_future(call.code()) for call in calls]
+        await sent(channel)
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGCONT)
+        assert set(await asyncio.gather(*codes)) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert await asyncio.to_thread(process.join) == 0
+
+
+async def sent(channel: grpc.aio.Channel) -> None:
+    """Returns when what was called before is on its way: a call was sent after it, and its time is up."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await embed_pb2_grpc.EmbedServiceStub(channel).GetModel(embed_pb2.GetModelRequest(), timeout=0.5)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -20,6 +20,7 @@ class ReadinessInterceptor(Interceptor):
     def screen(self, method: str, metadata: Metadata) -> None:
         """Raises NotReady unless the process is serving."""
         if self._lifecycle.phase is not Phase.SERVING:
+            self._lifecycle.refused += 1
             raise NotReady(self._lifecycle.phase.value)
 
     def call(self, method: str, context: Context) -> AbstractContextManager[None]:
