@@ -112,6 +112,8 @@ class PlainPrompts:
             raise InvalidInput(field, f"{taken} tokens or more leave no room for text within {max_tokens}")
 
         def finish(index: int, ids: Ids) -> Prompt | Failure:
+            if not len(ids) + frame:
+                return Failure(InvalidInput(f"texts[{index}]", "is empty, and this model adds no token to a text"))
             cut = len(ids) > room
             if cut and truncation is Truncation.ERROR:
                 return too_long(f"texts[{index}]", len(ids) + frame, max_tokens)

@@ -42,20 +42,23 @@ def pooling(checkpoint: Checkpoint, modules: Modules, recipe: Recipe | None) -> 
     return said
 
 
-def check_end(checkpoint: Checkpoint, tokenizer: Tokenizer, pooling: Pooling, recipe: Recipe | None) -> None:
-    """Raises CheckpointError if a text would not end with the token that the model was trained with.
+def check_text(checkpoint: Checkpoint, tokenizer: Tokenizer, pooling: Pooling, recipe: Recipe | None) -> None:
+    """Raises CheckpointError if a text would not be read, or would not end, as in the model's training.
 
     transformers drops `add_eos_token` without a word if there is a tokenizer.json, which then decides alone.
     """
+    name, folder = checkpoint.name, checkpoint.folder
+    if optional_json(folder / "sentence_bert_config.json").get("do_lower_case"):
+        raise CheckpointError(f"{name}: sentence_bert_config.json: do_lower_case is not supported")
     if recipe is not None and recipe.end is not None:
         return
     refuse_own_tokenizer(checkpoint)
-    adds_end = optional_json(checkpoint.folder / "tokenizer_config.json").get("add_eos_token")
+    adds_end = optional_json(folder / "tokenizer_config.json").get("add_eos_token")
     _, after = tokenizer.framed()
     if len(after) or (pooling is not Pooling.LAST and not adds_end):
         return
     why = "tokenizer_config.json says add_eos_token" if adds_end else "the last token's state is the vector"
     raise CheckpointError(
-        f"{checkpoint.name}: tokenizer.json: its post_processor adds no token after a text, but {why}; let it add the"
+        f"{name}: tokenizer.json: its post_processor adds no token after a text, but {why}; let it add the"
         " one that the model was trained with"
     )

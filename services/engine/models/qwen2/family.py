@@ -53,7 +53,7 @@ class Qwen2Family:
         """See Family."""
         if not embeds:
             raise self._no_reranker()
-        compatibility.check_end(self._checkpoint, tokenizer, self._pooling, self._recipe)
+        compatibility.check_text(self._checkpoint, tokenizer, self._pooling, self._recipe)
         self.embed_prompts(tokenizer).check()
 
     def embed_prompts(self, tokenizer: Tokenizer) -> PlainPrompts:

@@ -120,6 +120,7 @@ def test_what_says_all_is_served(folder: Path, change: Edit) -> None:
             ["tokenizer.json", "add_eos_token"],
         ),
         (changed("tokenizer_config.json", auto_map={"AutoTokenizer": ["a.B", None]}), ["tokenizer_config.json"]),
+        (changed("sentence_bert_config.json", do_lower_case=True), ["sentence_bert_config.json", "do_lower_case"]),
         (changed("1_Pooling/config.json", pooling_mode="cls"), ["1_Pooling/config.json", "cls"]),
         (changed("1_Pooling/config.json", pooling_mode="max"), ["1_Pooling/config.json", "max"]),
         (listed(), ["modules.json"]),
@@ -157,6 +158,26 @@ def test_the_folder_goes_before_a_recipe(saved: Path, tmp_path: Path) -> None:
     assert made() == (True, Pooling.MEAN)
     listed()(folder)
     assert made() == (True, Pooling.LAST)
+
+
+def test_mask_pooling_and_end_count_in_the_fingerprint(folder: Path, tmp_path: Path) -> None:
+    def fingerprint() -> str:
+        found: str = load(folder).info.fingerprint
+        return found
+
+    found = [fingerprint()]
+    edit_config(folder, is_causal=True)
+    found.append(fingerprint())
+    changed("1_Pooling/config.json", pooling_mode="mean")(folder)
+    found.append(fingerprint())
+    edit_config(folder, auto_map=AUTO_MAP)  # decides nothing
+    assert fingerprint() == found[-1]
+    without_end(folder)
+    found.append(fingerprint())
+    assert len(set(found)) == len(found)
+    one = load(folder).info.template_version
+    folder = folder.rename(tmp_path / "stella_en_1.5B_v5")
+    assert load(folder).info.template_version != one
 
 
 def test_a_bias_that_is_missing_is_named(folder: Path) -> None:

@@ -22,7 +22,7 @@ from services.engine.models.decoder.weights import read
 from services.engine.models.qwen2.family import Qwen2Family
 from services.engine.text.prompts import Prompt
 from services.engine.text.tokenizer import Tokenizer
-from services.engine.types import EngineSettings, InputType, Truncation
+from services.engine.types import EngineSettings, Failure, InputType, Truncation
 from tests.support import qwen2
 from tests.support.checkpoints import edit_config
 from tests.unit.engine.conftest import LIMIT, Blocking, blocking, ids
@@ -137,6 +137,15 @@ def test_there_is_one_end_and_it_is_never_cut(saved: Saved, tmp_path: Path, trun
         assert isinstance(built, Prompt)
         assert len(built.tokens) == tokens
         assert np.flatnonzero(built.tokens == words.single(qwen2.END)).tolist() == [tokens - 1]
+
+
+def test_a_text_without_a_token_fails_alone(saved: Saved) -> None:
+    folder = saved(causal=False, pooling=Pooling.MEAN, ends=False)
+    with blocking(EmbedEngine.load(EngineSettings(str(folder), max_tokens=LIMIT, threads=1))) as embed:
+        first, empty, last = embed("embed", ["gravity", "", "gravity"]).items
+    assert isinstance(empty, Failure)
+    assert "texts[1]: is empty" in str(empty.error)
+    np.testing.assert_array_equal(first.vector, last.vector)
 
 
 def model(
