@@ -188,14 +188,14 @@ RECIPES: Recipes = {
         pooling=Pooling.LAST,
     ),
     "Alibaba-NLP/gte-Qwen2-1.5B-instruct": Recipe(
-        source="as gte-Qwen2-7B-instruct; its attention is not verified, sources contradict each other",
+        source="as gte-Qwen2-7B-instruct; its mask is what its folder says (vLLM, pull requests 14609 and 18683)",
         query=_INSTRUCT,
         document="",
         instruction=_WEB_SEARCH,
         symmetric=_SIMILAR,
         end="<|endoftext|>",
-        # Its card says bidirectional; its code, vLLM (pull request 10184) and mteb run it causally, SIE does not. Only
-        # the numbers that its card prints can tell.
+        # The hub's config.json once said is_causal = true, and its code ran so; in 2025 it became false, and its code
+        # was made to obey. A folder of either time is served as it says. The card's numbers have not been compared.
         causal=None,
         pooling=Pooling.LAST,
     ),
