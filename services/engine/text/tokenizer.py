@@ -1,12 +1,14 @@
 """Text → token ids with the plain `tokenizers` library."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer as Fast
+from tokenizers.models import Unigram
 
 from services.engine.checkpoint.folder import refuse_placeholder
 from services.engine.errors import CheckpointError
@@ -58,7 +60,7 @@ class Tokenizer:
 
     def __init__(self, file: Path, rows: int | None = None) -> None:
         refuse_placeholder(file)
-        self._file, self._fast = file, _read(file)
+        self._file, self._fast = file, _without_control_pieces(_read(file))
         self._fast.encode_special_tokens = True
         self._cuts = Cuts(self._fast)
         self._added = {token.content: id for id, token in self._fast.get_added_tokens_decoder().items()}
@@ -146,6 +148,14 @@ class Tokenizer:
         """Whether tokenizer.json says anything about tokens to add."""
         return self._fast.post_processor is not None
 
+    def forgeable(self, ids: Iterable[int]) -> str | None:
+        """The first of these tokens that a text holds which only spells it, if there is one."""
+        for id in map(int, ids):
+            token = str(self._fast.id_to_token(id)).strip()  # as it was before `_without_control_pieces`
+            if id in self.encode([token])[0]:
+                return token
+        return None
+
     def beyond(self, ids: Ids) -> str | None:
         """The first token for which the model has no row, if there is one."""
         if self.vocab_size <= self.rows or not len(ids) or ids.max() < self.rows:
@@ -170,6 +180,20 @@ def _read(file: Path) -> Fast:
     fast.no_truncation()
     fast.no_padding()
     return fast
+
+
+def _without_control_pieces(fast: Fast) -> Fast:
+    """Unigram finds control tokens in plain text too, as pieces of its vocabulary, and prefers them. Here it does not:
+    they are renamed to what no text holds, since a space is no space any more where pieces are looked for."""
+    if not isinstance(fast.model, Unigram):
+        return fast
+    state = json.loads(fast.to_str())
+    special = {token["content"] for token in state["added_tokens"] if token["special"]}
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+    for piece in state["model"]["vocab"]:
+        if piece[0] in special:
+            piece[0] = f" {piece[0]} "
+    return Fast.from_str(json.dumps(state))
 
 
 def is_encodable(text: str) -> bool:

@@ -52,6 +52,11 @@ def check_text(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
             f"{name}: tokenizer.json: no post_processor puts tokens like [CLS] and [SEP] around a text; save it by"
             " transformers (save_pretrained of the tokenizer)"
         )
+    if token := tokenizer.forgeable([*before, *after]):
+        raise CheckpointError(
+            f"{name}: tokenizer.json: {token!r}, which frames a text, is also a word of its vocabulary, so any text"
+            " could forge it"
+        )
     normalizers = _normalizers(checkpoint)
     lowers = any(part.get("type") == "Lowercase" or part.get("lowercase") for part in normalizers)
     if optional_json(folder / "sentence_bert_config.json").get("do_lower_case") and not lowers:
