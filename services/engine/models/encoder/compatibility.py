@@ -14,7 +14,12 @@ from services.engine.text.tokenizer import Tokenizer
 # transformers' tokenizers that give a model no types. Its version 4's PreTrainedTokenizerFast, with which those BERTs
 # were trained that name it, did; version 5's own is called TokenizersBackend.
 _UNTYPED = re.compile(r"Roberta|DistilBert|TokenizersBackend")
-_LOWERS = ("lowercase", "strip_accents", "tokenize_chinese_chars")
+# What transformers' BertTokenizer is told, and what tokenizer.json calls it.
+_SAID_TWICE = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 
 
 def check_embedder(checkpoint: Checkpoint, config: EncoderConfig, tensors: Tensors) -> None:
@@ -68,7 +73,7 @@ def check_text(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
     for part in normalizers:
         if part.get("type") != "BertNormalizer":
             continue
-        for key, own in zip(("do_lower_case", *_LOWERS[1:]), _LOWERS, strict=True):
+        for key, own in _SAID_TWICE.items():
             if said.get(key) is not None and part.get(own) is not None and bool(said[key]) != bool(part[own]):
                 raise CheckpointError(
                     f"{name}: tokenizer_config.json: {key} is {said[key]!r}, tokenizer.json says {part[own]!r};"
