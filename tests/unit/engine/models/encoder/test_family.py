@@ -79,7 +79,7 @@ def embedder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kind, _, what = request.param.partition(", ")
     folder = encoders.describe(encoders.save(tmp_path_factory.mktemp(kind), kind), **EMBEDDERS[what])
     model = SentenceTransformer(str(folder), device="cpu")
-    encode = {InputType.DOCUMENT: model.encode_document, InputType.QUERY: model.encode_query}
+    encode: dict[InputType, Any] = {InputType.DOCUMENT: model.encode_document, InputType.QUERY: model.encode_query}
     if "default_prompt_name" in EMBEDDERS[what]:
         encode[InputType.SYMMETRIC] = model.encode
     expected = {kind: unit(encode[kind](texts())) for kind in encode}
