@@ -16,7 +16,8 @@ _NO_LIMIT = 1 << 20
 
 
 class PairPrompts:
-    """`[CLS] query [SEP] document [SEP]`, or what the tokenizer makes of a pair. Only the document is ever cut.
+    """`[CLS] query [SEP] document [SEP]`, or what the tokenizer makes of a pair. Only the document is ever cut:
+    sentence-transformers would cut the longer of the two, so that a long query had another score with each document.
 
     A token of the type t stands as `id + t · types_apart`: the forward pass divides it again.
     """

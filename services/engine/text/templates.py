@@ -64,7 +64,10 @@ class Wording:
 
 
 class PlainPrompts:
-    """`{prompt}{text}` between the tokens that the tokenizer puts around every text, which are never cut."""
+    """`{prompt}{text}` between the tokens that the tokenizer puts around every text, which are never cut.
+
+    Special tokens in a caller's text are plain text, also where sentence-transformers would parse them.
+    """
 
     def __init__(self, tokenizer: Tokenizer, wording: Wording) -> None:
         self._tokenizer, self._wording = tokenizer, wording

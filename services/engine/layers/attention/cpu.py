@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from services.engine.types import Ids
 
 _RUN = 64  # queries at once: enough for the products, and few of their scores are computed only to be masked
+_UNMASKED_RUN = 256  # the same where nothing is masked: fewer calls
 _SCORES = 1 << 24  # of all heads, held at once: 64 MB
 _FUSED = 1536  # queries from which on the fused kernel is faster
 _FUSED_RUN = 512  # queries at once in the fused kernel, if it needs a mask
@@ -83,7 +84,7 @@ def _segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, future: torch.Te
     (n, heads, width), (m, kv_heads, _) = q.shape, k.shape
     group = heads // kv_heads
     k, v, nothing = k.permute(1, 2, 0), v.transpose(0, 1), q.new_zeros(())
-    run = max(1, min(_RUN, _SCORES // (heads * m)))
+    run = max(1, min(_UNMASKED_RUN if future is None else _RUN, _SCORES // (heads * m)))
     for start in range(0, n, run):
         stop = min(start + run, n)
         count, first = stop - start, m - n + start
