@@ -26,6 +26,7 @@ from services.engine.models.qwen3.prompts import EMBED_END
 
 CACHE = ROOT / ".cache" / "bench"
 MODELS = ROOT / "models"
+DEFAULT = "0.6b"
 
 
 class ModelMissingError(Exception):
@@ -46,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the model."""
     parser.add_argument(
         "--model",
-        default="0.6b",
+        default=DEFAULT,
         help="0.6b, 4b, 8b, minilm, bge-m3, bge-reranker (random weights), 0.6b-4layers, nano, a folder or a hub id "
-        "(default 0.6b)",
+        f"(default {DEFAULT})",
     )
     parser.add_argument("--layers", type=int, help="number of layers of a random model, for a quick run")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json for a random model")

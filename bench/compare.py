@@ -54,6 +54,11 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def run_name(bench: str, arguments: argparse.Namespace) -> str:
+    """Under which a run is kept: a model other than the default one is part of it."""
+    return bench if arguments.model == checkpoints.DEFAULT else f"{bench}-{Path(arguments.model).name}"
+
+
 def formats_of(arguments: argparse.Namespace, device: str) -> list[str]:
     """What subjects are told."""
     return list(arguments.formats or _TOLD[device])

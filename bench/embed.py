@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures every case and prints the table."""
     device = compare.device_of(arguments)
-    output = Report(arguments, "embed", device)
+    output = Report(arguments, compare.run_name("embed", arguments), device)
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "embed")
         rows = _measure(arguments, folder, device, output)

@@ -51,7 +51,7 @@ def write_requests(queries: int, documents: int, seed: int = 2) -> Requests:
 def run(arguments: argparse.Namespace) -> int:
     """Measures every case and prints the table."""
     device = compare.device_of(arguments)
-    output = Report(arguments, "rerank", device)
+    output = Report(arguments, compare.run_name("rerank", arguments), device)
     try:
         folder = checkpoints.prepare(checkpoints.choice(arguments), "rerank")
         rows = _measure(arguments, folder, device, output)
