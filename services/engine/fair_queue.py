@@ -87,6 +87,10 @@ class FairQueue(Generic[J]):
         line.tokens += job.queued
         self.tokens += job.queued
 
+    def waits(self, caller: str) -> bool:
+        """Whether a request of the caller waits."""
+        return caller in self._lines and bool(self._lines[caller].jobs)
+
     def front(self) -> J | None:
         """The request that is served next."""
         line = self._next()

@@ -30,10 +30,11 @@ Clock = Callable[[], float]
 # times its turn.
 _DEFERRED_TURNS = 10
 _CREDIT_S = 2.0  # of work, by which a caller that uses less than its share may be ahead of others
-# For this long after requests of two callers came in turn, they are taken to share the model. Batches are then short,
-# but not so small that they cost much more for each token.
-_TURNS_S = 10.0
-_SHORT_S, _SHORT_TOKENS = 0.1, 256
+# For this long after a caller with nothing waiting has met the work of another, batches are short: what the first one
+# waits for is the batch that runs. They are not so small that they cost much more for each token: some 5 % more than
+# twice as large ones, and as much for what the items of a request share and each batch computes once more.
+_CONTENDED_S = 10.0
+_SHORT_S, _SHORT_TOKENS, _SHORT_SHARED = 0.05, 128, 8
 _PROBE_S = 5.0  # without a batch, after which the estimate is not trusted to refuse one request
 _CERTAINTY = 0.8  # of the time to a deadline, what a batch may be estimated to take
 
@@ -63,7 +64,7 @@ class Scheduler(Generic[P, R]):
         self._largest = 0
         self.last_caller = ""
         """Who sent the last request."""
-        self._turned_at = -math.inf  # when a request of another caller than the last one's came
+        self._contended_at = -math.inf  # when a caller with nothing waiting last met the work of another
         self._pumping = False
 
     @contextmanager
@@ -116,8 +117,9 @@ class Scheduler(Generic[P, R]):
         )
         if priority is Priority.BULK and not self._waiting[priority].tokens:
             self._bulk_since = job.admitted
-        if caller != self.last_caller:
-            self.last_caller, self._turned_at = caller, job.admitted
+        self.last_caller = caller
+        if self._meets_another(job):
+            self._contended_at = job.admitted
         self._waiting[priority].append(job)
         self._live.add(job)
         self._wake()
@@ -296,11 +298,23 @@ class Scheduler(Generic[P, R]):
                     return True
         return False
 
+    def _meets_another(self, job: Job[P, R]) -> bool:
+        """Whether a new request is the only one of its caller that waits, and waits for the work of another.
+
+        Callers that always have something waiting do not care how long a batch is.
+        """
+        queue = self._waiting[job.priority]
+        if queue.waits(job.caller):
+            return False
+        running = (other.caller for batch in self._running.values() for other, _, _ in batch.parts)
+        return queue.tokens > 0 or any(caller != job.caller for caller in running)
+
     def _limit(self, now: float) -> int:
-        """Tokens of the next batch. A batch cannot be interrupted, so callers that take turns get short ones."""
-        limit = self._limits.batch
-        if now - self._turned_at < _TURNS_S:
-            limit = min(limit, max(_SHORT_TOKENS, int(_SHORT_S * self._throughput.rate())))
+        """Tokens of the next batch that an interactive request opens."""
+        limit, job = self._limits.batch, self._front(Priority.INTERACTIVE)
+        if job and now - self._contended_at < _CONTENDED_S:
+            short = max(_SHORT_TOKENS, int(_SHORT_S * self._throughput.rate()), _SHORT_SHARED * job.shared)
+            limit = min(limit, short)
         return limit
 
     def _bulk_under_way(self) -> int:
