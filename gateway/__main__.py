@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
 import sys
 
-from gateway.application import Gateway
+from gateway.application import Gateway, front
 from gateway.settings import GatewaySettings
 from services.runtime import process
 
@@ -15,7 +15,7 @@ from services.runtime import process
 def main() -> None:
     """Runs the process to its end."""
     settings, telemetry = process.begin("gateway", GatewaySettings)
-    sys.exit(process.run(settings, lambda: Gateway(settings, telemetry), telemetry))
+    sys.exit(process.run(settings, lambda: Gateway(settings, telemetry), telemetry, front(settings)))
 
 
 if __name__ == "__main__":

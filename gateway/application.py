@@ -19,6 +19,9 @@ from gateway.cache.tiered import TieredCache
 from gateway.callers.access import Access, AccessInterceptor
 from gateway.callers.policies import Policies
 from gateway.callers.quotas import Quotas
+from gateway.http.application import application
+from gateway.http.exchange import FrontSettings
+from gateway.http.server import HttpServer
 from gateway.index.authorized_catalogue import AuthorizedCatalogue
 from gateway.index.index import Index
 from gateway.index.store import Store, StoreSettings
@@ -40,6 +43,8 @@ from services.api.rerank import SERVICE as RERANK_SERVICE
 from services.api.rerank import RerankService
 from services.runtime.channel import Connector
 from services.runtime.lifecycle import Lifecycle
+from services.runtime.local_calls import LocalCalls
+from services.runtime.server import MakeFront
 from services.runtime.telemetry.setup import Telemetry
 from winnow.embed.v1 import embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2_grpc
@@ -52,6 +57,19 @@ _WRITE_TIMEOUT_S = 1.0
 _INDEX_WRITE_TIMEOUT_S = 10.0
 # Scores are small: they get this fraction of the bytes for vectors.
 _SCORES_SHARE = 8
+
+
+def front(settings: GatewaySettings) -> MakeFront | None:
+    """What makes the HTTP front of a gateway; None if GATEWAY_HTTP_LISTEN is empty."""
+    listen = settings.http_listen
+    if listen is None:
+        return None
+    chosen = FrontSettings(settings.limits(), settings.http_timeout_seconds, settings.http_names)
+
+    def make(calls: LocalCalls, lifecycle: Lifecycle) -> HttpServer:
+        return HttpServer(application(calls, lifecycle, chosen), settings, listen)
+
+    return make
 
 
 class Gateway:

@@ -35,6 +35,16 @@ class GatewaySettings(ProcessSettings):
     listen: Listen = Field("[::]:50050", description="address to serve gRPC on; port 0: any free port")
     metrics_listen: OptionalListen = Field("[::]:9090", description="address of the Prometheus endpoint; empty: off")
 
+    http_listen: OptionalListen = Field(
+        None, description="address to serve HTTP on: OpenAI's, Cohere's and TEI's APIs, the playground; empty: off"
+    )
+    http_timeout_seconds: float = Field(
+        60.0, gt=0, description="deadline of an HTTP request without the header x-request-timeout-ms"
+    )
+    http_model_aliases: str = Field(
+        "", description="names of models that HTTP requests may use besides the served ones, separated by commas"
+    )
+
     embed_target: Target = Field(
         "localhost:50051", min_length=1, description="gRPC target of the embed workers (dns:///winnow-embed:50051)"
     )
@@ -135,6 +145,11 @@ class GatewaySettings(ProcessSettings):
         if (self.workers_tls_cert is None) != (self.workers_tls_key is None):
             raise ValueError("workers_tls_cert and workers_tls_key must be set together")
         return self
+
+    @property
+    def http_names(self) -> frozenset[str]:
+        """The names of `http_model_aliases`."""
+        return frozenset(name.strip() for name in self.http_model_aliases.split(",") if name.strip())
 
     def limits(self) -> common_pb2.Limits:
         """The limits of one request, as GetModel reports them."""

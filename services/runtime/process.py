@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from services.runtime.server import Application, serve
+from services.runtime.server import Application, MakeFront, serve
 from services.runtime.settings import ProcessSettings, Settings, load, log_settings
 from services.runtime.telemetry import logs
 from services.runtime.telemetry.setup import Telemetry
@@ -29,21 +29,28 @@ def begin(name: str, kind: type[Settings]) -> tuple[Settings, Telemetry]:
     return settings, Telemetry.start(f"winnow-{name}", settings.metrics_listen)
 
 
-def run(settings: ProcessSettings, make: Callable[[], Application], telemetry: Telemetry) -> int:
+def run(
+    settings: ProcessSettings,
+    make: Callable[[], Application],
+    telemetry: Telemetry,
+    make_front: MakeFront | None = None,
+) -> int:
     """Serves until SIGTERM or SIGINT, then shuts telemetry down; returns the exit status.
 
     `make` is called on the event loop. Its OSError or ValueError is logged, and the status is 1.
     """
     try:
-        return asyncio.run(_serve(settings, make, telemetry))
+        return asyncio.run(_serve(settings, make, telemetry, make_front))
     finally:
         telemetry.shutdown()
 
 
-async def _serve(settings: ProcessSettings, make: Callable[[], Application], telemetry: Telemetry) -> int:
+async def _serve(
+    settings: ProcessSettings, make: Callable[[], Application], telemetry: Telemetry, make_front: MakeFront | None
+) -> int:
     try:
         application = make()
     except (OSError, ValueError) as error:  # a TLS file that cannot be read, or is malformed
         log.error("cannot start: %s", error)
         return 1
-    return await serve(settings, application, telemetry)
+    return await serve(settings, application, telemetry, make_front)

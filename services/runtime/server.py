@@ -11,8 +11,8 @@ import gc
 import logging
 import resource
 import signal
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,6 +32,7 @@ from services.runtime.interceptors import (
     TelemetryInterceptor,
 )
 from services.runtime.lifecycle import Lifecycle, Phase
+from services.runtime.local_calls import LocalCalls
 from services.runtime.settings import ProcessSettings
 from services.runtime.telemetry.logs import announcements
 from services.runtime.telemetry.setup import Telemetry
@@ -72,12 +73,28 @@ class Application(Protocol):
         """Releases all resources, also if `start` failed or was cancelled."""
 
 
+class Front(Protocol):
+    """Serves the methods of the application over another protocol."""
+
+    def bind(self) -> str:
+        """Binds its address and returns it with the actual port. Raises OSError or ValueError."""
+
+    async def start(self) -> None:
+        """Begins to accept requests."""
+
+    async def stop(self, grace: float) -> None:
+        """Stops to accept, and ends the connections, within `grace` seconds those with a response in progress."""
+
+
+MakeFront: TypeAlias = Callable[[LocalCalls, Lifecycle], Front]
+
+
 def build(
     settings: ProcessSettings, telemetry: Telemetry, lifecycle: Lifecycle, own: Sequence[Interceptor] = ()
-) -> grpc.aio.Server:
+) -> tuple[grpc.aio.Server, LocalCalls]:
     """A server with interceptors, those of the application being `own`, limits, health and reflection.
 
-    It is not bound yet.
+    It is not bound yet. The local calls reach the servicers that the application adds to it.
     """
     tokens = BearerTokens(settings.auth_tokens_file) if settings.auth_tokens_file else None
     certificates, passed_names = settings.tls_ca is not None, settings.passed_names
@@ -91,15 +108,15 @@ def build(
         DeadlineInterceptor(),
         DecodingInterceptor(settings.max_message_bytes, settings.max_items),
     ]
-    server = grpc.aio.server(
-        interceptors=[InterceptorChain(chain)],
-        options=_options(settings),
-    )
+    interceptors = InterceptorChain(chain)
+    server = grpc.aio.server(interceptors=[interceptors], options=_options(settings))
     use_generic_handlers(server)
     health_pb2_grpc.add_HealthServicer_to_server(lifecycle.health, server)
     if settings.reflection:
         reflection.enable_server_reflection((*lifecycle.services, _HEALTH, reflection.SERVICE_NAME), server)
-    return server
+    local = LocalCalls(interceptors)
+    local.follow(server)
+    return server, local
 
 
 def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:
@@ -113,7 +130,9 @@ def bind(server: grpc.aio.Server, settings: ProcessSettings) -> str:
     return f"{host}:{port}"
 
 
-async def serve(settings: ProcessSettings, application: Application, telemetry: Telemetry) -> int:
+async def serve(
+    settings: ProcessSettings, application: Application, telemetry: Telemetry, make_front: MakeFront | None = None
+) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit status of the process.
 
     0: an orderly end. 1: it could not listen, or the application failed to start or broke.
@@ -124,23 +143,30 @@ async def serve(settings: ProcessSettings, application: Application, telemetry: 
         loop.add_signal_handler(number, lifecycle.stop)
     await lifecycle.announce()
     try:
-        server = build(settings, telemetry, lifecycle, application.interceptors)
+        server, local = build(settings, telemetry, lifecycle, application.interceptors)
         application.register(server, lifecycle)
         address = bind(server, settings)
+        front = make_front(local, lifecycle) if make_front else None
+        front_address = front.bind() if front else ""
         probes = await _probe_server(settings, lifecycle)
     except (OSError, RuntimeError, ValueError) as error:  # the port is in use, or a file cannot be read
         log.error("cannot listen: %s", error)
         return 1
     await server.start()
     announcements.info("listening on %s", address, extra={"address": address})
+    if front is not None:
+        await front.start()
+        announcements.info("http on %s", front_address, extra={"address": front_address})
     if telemetry.metrics_address:
         announcements.info("metrics on %s", telemetry.metrics_address, extra={"address": telemetry.metrics_address})
     try:
         await _start(application, lifecycle)
         await lifecycle.stopping.wait()
         await lifecycle.announce()
-        await _drain(settings.drain_seconds, application, lifecycle, server)
+        await _drain(settings.drain_seconds, application, lifecycle, server, front)
     finally:
+        if front is not None:
+            await front.stop(0)
         await server.stop(0)
         if probes is not None:
             await probes.stop(0)
@@ -170,7 +196,9 @@ async def _start(application: Application, lifecycle: Lifecycle) -> None:
             announcements.info("serving %s", ", ".join(lifecycle.services))
 
 
-async def _drain(seconds: float, application: Application, lifecycle: Lifecycle, server: grpc.aio.Server) -> None:
+async def _drain(
+    seconds: float, application: Application, lifecycle: Lifecycle, server: grpc.aio.Server, front: Front | None
+) -> None:
     announcements.info("stopping: %s", lifecycle.phase.value)
     if lifecycle.phase is not Phase.BROKEN:
         try:
@@ -181,6 +209,8 @@ async def _drain(seconds: float, application: Application, lifecycle: Lifecycle,
             log.warning("accepted calls could not be finished within %g s", seconds)
         await _refuse_the_rest(lifecycle)
     lifecycle.health.close()
+    if front is not None:
+        await front.stop(_STOP_SECONDS)
     await server.stop(_STOP_SECONDS)
 
 

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.application import Gateway
+from gateway.application import Gateway, front
 from gateway.settings import GatewaySettings
 from services.runtime.telemetry.setup import Telemetry
 from tests.support.serving import Served, WorkerLikeSettings, serving
@@ -76,7 +76,7 @@ async def running(
         }
         made = GatewaySettings(**chosen)
         gateway = Gateway(made, telemetry or Telemetry())
-        async with serving(gateway, made, telemetry) as served:
+        async with serving(gateway, made, telemetry, make_front=front(made)) as served:
             yield Running(gateway, served, embed, rerank, workers)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from pydantic_settings import SettingsConfigDict
 
 from services.runtime.lifecycle import Lifecycle
-from services.runtime.server import Application, bind, build
+from services.runtime.server import Application, MakeFront, bind, build
 from services.runtime.settings import ProcessSettings
 from services.runtime.telemetry.setup import Telemetry
 
@@ -43,6 +43,8 @@ class Served:
     lifecycle: Lifecycle
     channel: grpc.aio.Channel
     """Plain: no retries, no interceptors, 256 MiB messages."""
+    http: str = field(default="", kw_only=True)
+    """The address of the HTTP front, if it has one."""
 
 
 @asynccontextmanager
@@ -52,15 +54,20 @@ async def serving(
     telemetry: Telemetry | None = None,
     *,
     start: bool = True,
+    make_front: MakeFront | None = None,
 ) -> AsyncIterator[Served]:
     """Serves the application until the block ends. `start` False leaves it loading."""
     settings = settings or PlainSettings()
     lifecycle = Lifecycle(application.services)
     await lifecycle.announce()
-    server = build(settings, telemetry or Telemetry(), lifecycle, application.interceptors)
+    server, local = build(settings, telemetry or Telemetry(), lifecycle, application.interceptors)
     application.register(server, lifecycle)
     address = bind(server, settings)
+    front = make_front(local, lifecycle) if make_front else None
+    http = front.bind() if front else ""
     await server.start()
+    if front is not None:
+        await front.start()
     options = [
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),
@@ -72,9 +79,11 @@ async def serving(
             await application.start()
             await lifecycle.ready()
         async with grpc.aio.insecure_channel(address, options) as channel:
-            yield Served(address, lifecycle, channel)
+            yield Served(address, lifecycle, channel, http=http)
     finally:
         lifecycle.stop()
+        if front is not None:
+            await front.stop(0)
         await server.stop(0)
         await application.close()
 

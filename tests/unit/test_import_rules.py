@@ -63,7 +63,7 @@ FORBIDDEN = {
     "deploy": {"torch", "services", "gateway"},
 }
 # Packages of the gateway, each of which may import those after it and none before.
-GATEWAY = ("api", "search", "index", "models", "callers", "cache", "redis")
+GATEWAY = ("http", "api", "search", "index", "models", "callers", "cache", "redis")
 _PACKAGES = [f"gateway.{package}" for package in GATEWAY]
 _ROOT = ["gateway.__main__", "gateway.application", "gateway.settings"]
 # A model family is known to its own folder and to the registry.

@@ -178,15 +178,23 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Returns the wrapped handler. For an unknown method it returns None, which grpc handles."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
         if handler is None:
             return None
+        method = handler_call_details.method
+        return self.refusal(method, handler_call_details.invocation_metadata or ()) or self.wrapped(method, handler)
+
+    def refusal(self, method: str, metadata: Metadata) -> Handler | None:
+        """A handler that fails the call, if an interceptor refuses it before its request is read."""
         for position, interceptor in self._screens:
             if not method.startswith(interceptor.exempt):
                 try:
-                    interceptor.screen(method, handler_call_details.invocation_metadata or ())
+                    interceptor.screen(method, metadata)
                 except Exception as error:
                     return _within(self._interceptors[:position], _refusing(error), method)
+        return None
+
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """The handler, wrapped in all interceptors."""
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
             known = self._wrapped[method] = handler, _within(self._interceptors, handler, method)
