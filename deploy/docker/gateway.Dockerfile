@@ -26,5 +26,5 @@ COPY services/api services/api
 COPY gateway gateway
 # A number, not a name: Kubernetes verifies runAsNonRoot by the number only.
 USER 10001:10001
-EXPOSE 50050 9090
+EXPOSE 50050 8080 9090
 CMD ["python", "-m", "gateway"]

@@ -102,12 +102,14 @@ def hints(stack: Stack, folder: Folder, data: Path | None) -> str:
         kept = "indexed documents are deleted (to keep them: make run DATA=folder)."
     else:
         kept = "no data is kept."
+    http = stack.addresses.get("gateway http")
     return (
         "\nTry it:\n"
         f'  .venv/bin/winnow{address} search "delete a directory tree" --inline "rmtree removes a directory tree"'
         ' "remove deletes a file"\n'
         "  .venv/bin/winnow --help\n"
-        f"Ctrl-C stops everything; {kept}"
+        + (f"  {stack.scheme}://{http} in a browser\n" if http else "")
+        + f"Ctrl-C stops everything; {kept}"
     )
 
 

@@ -33,17 +33,19 @@ class Ports:
     gateway_metrics: int = 9090
     embed_metrics: int = 9091
     rerank_metrics: int = 9092
+    gateway_http: int = 8080
 
     def settings(self) -> dict[str, str]:
         """The settings for these ports."""
-        return {
+        http = {"GATEWAY_HTTP_LISTEN": f"127.0.0.1:{self.gateway_http}"}
+        return http | {
             f"{part.upper()}_{setting}": f"127.0.0.1:{getattr(self, part + suffix)}"
             for part in PARTS
             for setting, suffix in (("LISTEN", ""), ("METRICS_LISTEN", "_metrics"))
         }
 
 
-FREE_PORTS = Ports(0, 0, 0, 0, 0, 0)
+FREE_PORTS = Ports(0, 0, 0, 0, 0, 0, 0)
 
 
 class Stack:
@@ -149,7 +151,7 @@ class Stack:
             {
                 name: address
                 for part in local
-                for suffix in ("LISTEN", "METRICS_LISTEN", "HEALTH_LISTEN")
+                for suffix in ("LISTEN", "METRICS_LISTEN", "HEALTH_LISTEN", "HTTP_LISTEN")
                 if (address := self._settings.get(name := f"{part.upper()}_{suffix}"))
             }
         )
@@ -223,13 +225,25 @@ class Stack:
             if metrics := self._listening.get(f"{process.name} metrics"):
                 self.addresses[f"{process.name} metrics"] = metrics
                 line += f", metrics on http://{metrics}/metrics"
+            if http := self._listening.get(f"{process.name} http"):
+                self.addresses[f"{process.name} http"] = http
+                line += f", HTTP on {self.scheme}://{http}"
             self._say(line)
         return not loading
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the gateway's HTTP address."""
+        return "https" if self._settings.get("GATEWAY_TLS_CERT") else "http"
 
     def _read_addresses(self) -> None:
         """Records the addresses in the logs, before these lines are dropped from memory."""
         for process in self._processes:
-            for key, said in ((process.name, "listening"), (f"{process.name} metrics", "metrics")):
+            for key, said in (
+                (process.name, "listening"),
+                (f"{process.name} metrics", "metrics"),
+                (f"{process.name} http", "http"),
+            ):
                 if key not in self._listening and (match := process.find(rf"\b{said} on ([^\s\"',}}]+:\d+)")):
                     self._listening[key] = reachable(match.group(1))
 

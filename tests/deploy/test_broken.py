@@ -255,6 +255,11 @@ TYPING_ERRORS: dict[str, tuple[str, str, Break]] = {
         "winnow-gateway",
         lambda m: m.get("GRPCRoute", "winnow-gateway")["spec"]["rules"][0].update(backends=[]),
     ),
+    "HTTPRoute": (
+        "HTTPRoute",
+        "winnow-gateway-http",
+        lambda m: m.get("HTTPRoute", "winnow-gateway-http")["spec"]["rules"][0]["matches"][0]["path"].update(kind="x"),
+    ),
 }
 
 

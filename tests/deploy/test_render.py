@@ -53,9 +53,14 @@ def test_every_object_meets_its_schema(rendered: dict[tuple[str, tuple[str, ...]
     distinct = {json.dumps(thing, sort_keys=True): thing for m in rendered.values() for thing in m.objects}
     for thing in distinct.values():
         check(thing, version)
-    assert {"ScaledObject", "HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule", "GRPCRoute"} <= {
-        thing["kind"] for thing in distinct.values()
-    }
+    assert {
+        "ScaledObject",
+        "HorizontalPodAutoscaler",
+        "ServiceMonitor",
+        "PrometheusRule",
+        "GRPCRoute",
+        "HTTPRoute",
+    } <= {thing["kind"] for thing in distinct.values()}
 
 
 def test_no_two_objects_of_a_combination_bear_one_name(

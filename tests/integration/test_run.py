@@ -51,6 +51,7 @@ def test_addresses_are_obeyed_and_data_is_kept(tmp_path: Path, capsys: pytest.Ca
         assert f"winnow --address 127.0.0.1:{port} search" in stack.output
         assert re.search(r"embed     localhost:\d+\n", stack.output)
         assert re.search(r"rerank    localhost:\d+, metrics on http://127\.0\.0\.1:\d+/metrics\n", stack.output)
+        assert re.search(r"  http://127\.0\.0\.1:\d+ in a browser\n", stack.output)
         assert f"are kept in {data}" in stack.output
         assert winnow([*address, "ingest", "animals", str(tmp_path / "docs.jsonl")]) == 0
         with local_stack("run", "--data", data, **free_ports()) as second:

@@ -23,7 +23,8 @@ _SETTING = re.compile("^(GATEWAY|EMBED|RERANK)_")
 def free_ports() -> dict[str, str]:
     """All addresses on ports of the system's choice."""
     parts = ("GATEWAY", "EMBED", "RERANK")
-    return {f"{part}_{name}": "127.0.0.1:0" for part in parts for name in ("LISTEN", "METRICS_LISTEN")}
+    ports = {f"{part}_{name}": "127.0.0.1:0" for part in parts for name in ("LISTEN", "METRICS_LISTEN")}
+    return {**ports, "GATEWAY_HTTP_LISTEN": "127.0.0.1:0"}
 
 
 def _default_signals() -> None:

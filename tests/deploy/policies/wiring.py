@@ -29,8 +29,10 @@ def listens_as_set(m: Manifests) -> Iterator[str]:
     """The ports that a container lists are those on which its settings make it listen."""
     for pods, container, kind, environment in ours(m):
         prefix = str(kind.model_config["env_prefix"])
-        for name, setting in (("grpc", "listen"), ("metrics", "metrics_listen"), ("health", "health_listen")):
-            value = environment.get(prefix + setting.upper()) or kind.model_fields[setting].default
+        for name in ("grpc", "metrics", "health", "http"):
+            setting = "listen" if name == "grpc" else f"{name}_listen"
+            known = kind.model_fields.get(setting)
+            value = environment.get(prefix + setting.upper()) or (known and known.default)
             listed = {p["name"]: p["containerPort"] for p in container["ports"]}.get(name)
             if (int(value.rpartition(":")[2]) if value else None) != listed:
                 yield f"{pods.name}: port {name} is {listed}, {prefix}{setting.upper()} says {value}"
