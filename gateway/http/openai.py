@@ -1,8 +1,8 @@
 """OpenAI's API: embeddings and models."""
 
 import asyncio
-import base64
 import json
+from binascii import b2a_base64
 from typing import Any, Literal, TypeAlias
 
 import grpc
@@ -45,11 +45,9 @@ async def embeddings(exchange: Exchange) -> Response:
     )
     embedded = await embed(exchange, call, request, wanted.model, "input")
     if wanted.encoding_format == "base64":
-        data = _response(embedded, [b'"%b"' % base64.b64encode(vector.data) for vector in embedded.vectors])
+        data = _response(embedded, [b'"%b"' % b2a_base64(vector.data, newline=False) for vector in embedded.vectors])
     else:
-        data = await embedded.written(
-            lambda: _response(embedded, [json.dumps(floats(vector)).encode() for vector in embedded.vectors])
-        )
+        data = await embedded.written(lambda: _response(embedded, [floats(vector) for vector in embedded.vectors]))
     return Response(data, media_type="application/json")
 
 

@@ -116,6 +116,8 @@ class _Connection(H11Protocol):
             transport.abort()
             return
         super().connection_made(transport)
+        # asyncio does it only for sockets that name their protocol. Without it, each response waits for an ACK.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.app_state = {**self.app_state, TRANSPORT: transport}
         self._await_header()
 

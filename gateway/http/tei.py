@@ -54,7 +54,7 @@ async def embed(exchange: Exchange) -> Response:
         truncation=_truncation(wanted.truncate, wanted.truncation_direction),
     )
     found = await embedded(exchange, call, request, None, "inputs")
-    data = await found.written(lambda: json.dumps([floats(vector) for vector in found.vectors]).encode())
+    data = await found.written(lambda: b"[%b]" % b",".join([floats(vector) for vector in found.vectors]))
     return Response(data, media_type="application/json")
 
 
