@@ -5,6 +5,7 @@ TOOLS := .cache/tools
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install -c constraints.txt -e . $(addprefix --group ,services gateway worker redis-server)
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ test: setup-dev $(TOOLS)/.tried ## Run all tests: real Redis, real processes; T=
 test-unit: setup-dev ## Run the unit tests only
 	$(PY) -m pytest tests/unit
 
-test-integration: setup-dev ## Run the tests that start processes
+test-integration: setup-dev $(TOOLS)/.tried ## Run the tests that start processes
 	$(PY) -m pytest tests/integration tests/faults tests/clients
 
 manifests: setup-dev $(TOOLS)/.tried ## Render, validate and run the Kubernetes manifests
@@ -94,9 +95,13 @@ winnow/.generated: $(PROTOS) protos/generate.py $(VENV)/.setup
 	@$(PY) protos/generate.py .
 	@touch $@
 
-# promtool, for the tests of alerts: Debian's package, unpacked and not installed. Where it cannot be had, they skip.
-$(TOOLS)/.tried:
+# promtool, for the tests of alerts: Debian's package, unpacked and not installed. Chromium, for the tests of the
+# playground: Debian's package, which only root can install, with what drives it. Where they cannot be had, tests skip.
+$(TOOLS)/.tried: | $(VENV)/.setup-dev
 	@mkdir -p $(TOOLS)
 	@command -v promtool >/dev/null || (cd $(TOOLS) && (apt-get download prometheus || (apt-get update && apt-get download prometheus)) \
 		&& dpkg -x prometheus_*.deb .) >/dev/null 2>&1 || echo "promtool cannot be had here: the tests of alerts skip"
+	@(command -v chromium || $(APT_INSTALL) chromium || (apt-get update && $(APT_INSTALL) chromium)) >/dev/null 2>&1 \
+		&& $(PIP) install --target $(TOOLS)/browser -c constraints.txt --group browser \
+		|| echo "Chromium cannot be had here: the tests of the playground skip"
 	@touch $@
