@@ -5,10 +5,11 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -38,11 +39,15 @@ class Usage(NamedTuple):
     """Why a tensor is not used, so that the checkpoint is refused; None for one that is used."""
     prefixes: tuple[str, ...] = ("model.",)
     """What may stand before a bare name, in this order: `model.layers.0…` and `layers.0…` are one tensor."""
+    spellings: Mapping[str, str] = MappingProxyType({})
+    """Parts of names as another implementation of the same model spells them, and as they are spelt here."""
 
     def bare(self, raw: str) -> str:
-        """The name without what may stand before it."""
+        """The name as it is spelt here, without what may stand before it."""
         for prefix in self.prefixes:
             raw = raw.removeprefix(prefix)
+        for other, ours in self.spellings.items():
+            raw = raw.replace(other, ours)
         return raw
 
 

@@ -21,13 +21,16 @@ from services.engine.models.encoder.forward import Encoder
 from services.engine.models.encoder.heads import classifier
 from services.engine.models.encoder.weights import usage
 from services.engine.models.modules import Modules
-from services.engine.models.recipes import recipe_of
+from services.engine.models.recipes import RECIPES, recipe_of
 from services.engine.models.scores import score_of
 from services.engine.models.wording import wording
 from services.engine.text.pairs import PairPrompts
 from services.engine.text.templates import PlainPrompts
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Capabilities, Score
+
+# Its code computes what XLM-RoBERTa's does, by flash-attn.
+_SAME_FORMULA = "jinaai/jina-reranker-v2-base-multilingual"
 
 
 class EncoderFamily:
@@ -36,11 +39,12 @@ class EncoderFamily:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError for anything that would be computed wrongly."""
         refuse_quantised(checkpoint)
-        refuse_own_code(checkpoint)
+        self._recipe = recipe_of(checkpoint.name)
+        if self._recipe is None or self._recipe is not RECIPES.get(_SAME_FORMULA):
+            refuse_own_code(checkpoint)
         self.config = EncoderConfig.parse(checkpoint.raw_config)
         self.tensors = Tensors(checkpoint.name, checkpoint.folder, usage(self.config))
         self._checkpoint, self._described = checkpoint, Described(checkpoint.folder)
-        self._recipe = recipe_of(checkpoint.name)
         self._wording = wording(checkpoint.name, self._described, self._recipe)
         self.default_instruction = self._wording.instruction
         self.template_version = self._wording.version

@@ -12,8 +12,19 @@ from services.engine.models.encoder.elementwise import Norm
 
 # Names as in transformers, without a prefix. Some checkpoints put one more before them than their class does.
 _PREFIXES = ("model.", "bert.", "roberta.")
+# Names of flash-attn's BERT, in which jina-reranker-v2 is stored; queries, keys and values are one matrix there.
+_SPELLINGS = {
+    "emb_ln.": "embeddings.LayerNorm.",
+    "encoder.layers.": "encoder.layer.",
+    ".mixer.Wqkv.": ".attention.self.qkv.",
+    ".mixer.out_proj.": ".attention.output.dense.",
+    ".norm1.": ".attention.output.LayerNorm.",
+    ".mlp.fc1.": ".intermediate.dense.",
+    ".mlp.fc2.": ".output.dense.",
+    ".norm2.": ".output.LayerNorm.",
+}
 _LAYER = re.compile(
-    r"encoder\.layer\.(\d+)\.(?:attention\.self\.(?:query|key|value)|attention\.output\.(?:dense|LayerNorm)"
+    r"encoder\.layer\.(\d+)\.(?:attention\.self\.(?:query|key|value|qkv)|attention\.output\.(?:dense|LayerNorm)"
     r"|intermediate\.dense|output\.(?:dense|LayerNorm))\.(?:weight|bias)"
 )
 _EMBEDDINGS = re.compile(r"embeddings\.(?:(?:word|position|token_type)_embeddings\.weight|LayerNorm\.(?:weight|bias))")
@@ -64,7 +75,7 @@ def usage(config: EncoderConfig) -> Usage:
             f"is not part of a {config.model_type} model, and would be ignored; such a model is not served",
         )
 
-    return Usage(_DERIVED, unused, _PREFIXES)
+    return Usage(_DERIVED, unused, _PREFIXES, _SPELLINGS)
 
 
 def read(
@@ -95,7 +106,12 @@ def read(
         def both(name: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
             return tensors(f"{at}.{name}.weight", (rows, columns)), _bias(tensors, f"{at}.{name}", rows)
 
-        parts = [both(f"attention.self.{name}", c.hidden_size, c.hidden_size) for name in ("query", "key", "value")]
+        if f"{at}.attention.self.qkv.weight" in tensors:
+            whole = both("attention.self.qkv", 3 * c.hidden_size, c.hidden_size)
+            parts = list(zip(*(tensor.chunk(3) for tensor in whole), strict=True))
+        else:
+            names = ("query", "key", "value")
+            parts = [both(f"attention.self.{name}", c.hidden_size, c.hidden_size) for name in names]
         groups = [parts] if all_rows or index < c.num_hidden_layers - 1 else [parts[:1], parts[1:]]
         joint = [[torch.cat(of) for of in zip(*group, strict=True)] for group in groups]
         return EncoderLayer(

@@ -306,3 +306,42 @@ def test_without_modules_or_recipe_nothing_says_how_a_vector_is_made(tmp_path: P
     folder = encoders.save(tmp_path, "bert")
     with pytest.raises(CheckpointError, match=r"modules\.json is missing, .* add modules\.json and 1_Pooling"):
         EmbedEngine.load(options(folder))
+
+
+def test_a_reranker_stored_by_flash_attn_s_names(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from tests.support.checkpoints import edit_config
+
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    with blocking(RerankEngine.load(options(encoders.save(plain, "xlm-roberta", classifies=True)))) as engine:
+        expected = [item.logit for item in engine("rerank", QUERY, texts()).items]
+    folder = tmp_path / "jina-reranker-v2-base-multilingual"
+    plain.rename(folder)
+    found = {name.removeprefix("roberta."): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    for index in range(3):
+        at = f"encoder.layer.{index}"
+        for kind in ("weight", "bias"):
+            parts = [found.pop(f"{at}.attention.self.{name}.{kind}") for name in ("query", "key", "value")]
+            found[f"{at}.mixer.Wqkv.{kind}"] = torch.cat(parts)
+    theirs = {
+        "embeddings.LayerNorm": "emb_ln",
+        "attention.output.dense": "mixer.out_proj",
+        "attention.output.LayerNorm": "norm1",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+        "output.LayerNorm": "norm2",
+        "encoder.layer.": "encoder.layers.",
+    }
+    for ours, other in theirs.items():
+        found = {name.replace(ours, other): tensor for name, tensor in found.items()}
+    assert not any("LayerNorm" in name for name in found)
+    stem = {name: name if name.startswith("classifier") else f"roberta.{name}" for name in found}
+    save_file({stem[name]: tensor for name, tensor in found.items()}, folder / "model.safetensors")
+    edit_config(folder, auto_map={"AutoModelForSequenceClassification": "modeling_xlm_roberta.X"})
+    with blocking(RerankEngine.load(options(folder))) as engine:
+        assert [item.logit for item in engine("rerank", QUERY, texts()).items] == expected
+    folder.rename(tmp_path / "another")
+    with pytest.raises(CheckpointError, match="auto_map"):
+        RerankEngine.load(options(tmp_path / "another"))
