@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from services.engine.text.cuts import Cuts
+from services.engine.text.spaces import Spaces
 from services.engine.types import Ids
 
 Encode = Callable[[Sequence[str]], list[Ids]]
@@ -19,7 +20,9 @@ WHOLE = 1 << 16
 _PIECE = 1 << 14  # the first of a long text; each that follows is twice as long, up to WHOLE
 
 
-def encode_ends(encode: Encode, cuts: Cuts, texts: Sequence[str], first: int, last: int, pause: Pause) -> list[Ids]:
+def encode_ends(
+    encode: Encode, cuts: Cuts | Spaces, texts: Sequence[str], first: int, last: int, pause: Pause
+) -> list[Ids]:
     """Token ids of each text. Of a long one with more than `first + last`, some between those may be missing.
 
     Never so many that it has `first + last` or fewer: who keeps no more than that sees that the text is longer.
@@ -48,7 +51,7 @@ def encode_ends(encode: Encode, cuts: Cuts, texts: Sequence[str], first: int, la
     return [found[index] for index in range(len(texts))]
 
 
-def _ends(encode: Encode, cuts: Cuts, text: str, first: int, last: int, pause: Pause) -> Ids:
+def _ends(encode: Encode, cuts: Cuts | Spaces, text: str, first: int, last: int, pause: Pause) -> Ids:
     head, start, wanted, size = [np.empty(0, np.int32)], 0, first if last else first + 1, _PIECE
     while start < len(text) and wanted > 0:
         pause()

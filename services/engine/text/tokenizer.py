@@ -14,6 +14,7 @@ from services.engine.checkpoint.folder import refuse_placeholder
 from services.engine.errors import CheckpointError
 from services.engine.text.cuts import Cuts
 from services.engine.text.ends import Pause, encode_ends
+from services.engine.text.spaces import Spaces, parts_at_spaces
 from services.engine.types import Ids
 
 # Characters. The library computes several texts on threads of its own, which all callers share, and one text on the
@@ -62,7 +63,7 @@ class Tokenizer:
         refuse_placeholder(file)
         self._file, self._fast = file, _without_control_pieces(_read(file))
         self._fast.encode_special_tokens = True
-        self._cuts = Cuts(self._fast)
+        self._cuts = Spaces() if parts_at_spaces(self._fast) else Cuts(self._fast)
         self._added = {token.content: id for id, token in self._fast.get_added_tokens_decoder().items()}
         self._special = {token.content for token in self._fast.get_added_tokens_decoder().values() if token.special}
         longest_first = sorted(self._added, key=len, reverse=True)
