@@ -8,11 +8,13 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import grpc
 from rich.table import Table
 
 from bench import machine
+from bench.reliability.fleet import Fleet
 from bench.reliability.rows import callers, dependencies, hostile, overload, quotas, replicas, rolling, soak
 from bench.reliability.run import Run
 from bench.report import Report
@@ -39,6 +41,7 @@ ROWS: dict[str, Callable[[Run], None]] = {
     "soak": soak.soak,
 }
 _ONLY_BY_NAME = {"soak"}
+_WITH_TLS = ("overload", "overload-real", "step", "burst", "kill", "freeze", "rolling", "redis-freeze", "soak")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,14 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the processes, to compare with"
     )
+    parser.add_argument(
+        "--tls", action="store_true", help="with TLS and a token everywhere; certificates are renewed meanwhile"
+    )
     parser.add_argument("--save", action="store_true", help="save the run in bench/results")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the rows, prints a JSON line for each case and then a table. Status 1 if a row could not run."""
-    names = arguments.rows or [name for name in ROWS if name not in _ONLY_BY_NAME]
-    if unknown := [name for name in names if name not in ROWS]:
-        print(f"bench chaos: {', '.join(unknown)} unknown: {', '.join(ROWS)}", file=sys.stderr)
+    known = [name for name in ROWS if name in _WITH_TLS or not arguments.tls]
+    names = arguments.rows or [name for name in known if name not in _ONLY_BY_NAME]
+    if unknown := [name for name in names if name not in known]:
+        of = " with --tls" if arguments.tls else ""
+        print(f"bench chaos: {', '.join(unknown)} unknown{of}: {', '.join(known)}", file=sys.stderr)
         return 2
     output = Report(argparse.Namespace(json=True, save=arguments.save), "reliability")
     where = f"{machine.processor()}, {host.cpus()} cores"
@@ -75,14 +83,14 @@ def run(arguments: argparse.Namespace) -> int:
 
         def emit(line: Mapping[str, object], repeat: int = repeat) -> None:
             date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            lines.append({**line, "run": repeat, "date": date, "machine": where})
+            lines.append({**line, "run": repeat, "date": date, "machine": where, "tls": arguments.tls})
             output.add(lines[-1])
 
         one = Run(
             emit, output.note, arguments.seconds, dict(word.split("=", 1) for word in arguments.set),
             seed=1000 * repeat, texts=arguments.texts, requests=arguments.requests,
             kinds=tuple(arguments.kinds.split(",")), factors=_numbers(arguments.factors),
-            deadlines=_numbers(arguments.deadlines),
+            deadlines=_numbers(arguments.deadlines), start=partial(Fleet, secure=arguments.tls),
         )  # fmt: skip
         for name in names:
             try:

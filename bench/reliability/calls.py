@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.reliability.certificates import NAME, credentials
 from bench.texts import Writer
 from winnow.embed.v1 import embed_pb2, embed_pb2_grpc
 from winnow.rerank.v1 import rerank_pb2, rerank_pb2_grpc
@@ -35,8 +36,10 @@ RETRIES = {
 ONCE: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 
-def options(config: dict[str, Any]) -> list[tuple[str, Any]]:
+def options(config: dict[str, Any], tls: str = "") -> list[tuple[str, Any]]:
     """Of a channel with connections of its own to every address of its target, which are soon tried again."""
+    # A target of several addresses is nobody's name.
+    named = [("grpc.ssl_target_name_override", NAME)] if tls else []
     return [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
@@ -45,11 +48,14 @@ def options(config: dict[str, Any]) -> list[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.service_config", json.dumps(config)),
+        *named,
     ]
 
 
-def channel(target: str, config: dict[str, Any]) -> grpc.aio.Channel:
-    """A channel with these options."""
+def channel(target: str, config: dict[str, Any], tls: str = "") -> grpc.aio.Channel:
+    """A channel with these options; `tls`: the folder of certificates and token, or none."""
+    if tls:
+        return grpc.aio.secure_channel(target, credentials(tls), options(config, tls))
     return grpc.aio.insecure_channel(target, options(config))
 
 

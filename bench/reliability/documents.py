@@ -7,6 +7,8 @@ from typing import Self
 import grpc
 
 from bench.reliability.calls import COLLECTION, RETRIES, options
+from bench.reliability.certificates import credentials
+from bench.reliability.fleet import Fleet
 from bench.texts import Writer
 from winnow.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from winnow_cli.ingest import upsert_documents
@@ -16,14 +18,16 @@ _PAUSE_S = 0.02
 _SECONDS = 60.0
 
 
-def stub(target: str) -> retrieval_pb2_grpc.RetrievalServiceStub:
-    """The service behind `target`, with the retries of any good client."""
-    return retrieval_pb2_grpc.RetrievalServiceStub(grpc.insecure_channel(target, options(RETRIES)))
+def stub(fleet: Fleet) -> retrieval_pb2_grpc.RetrievalServiceStub:
+    """The service of all gateways, with the retries of any good client."""
+    target, how = fleet.target("gateway"), options(RETRIES, fleet.tls)
+    secure = fleet.tls and grpc.secure_channel(target, credentials(fleet.tls), how)
+    return retrieval_pb2_grpc.RetrievalServiceStub(secure or grpc.insecure_channel(target, how))
 
 
-def fill(target: str, count: int = 200, words: int = 15) -> None:
+def fill(fleet: Fleet, count: int = 200, words: int = 15) -> None:
     """Makes the collection, with `count` documents."""
-    service = stub(target)
+    service = stub(fleet)
     service.CreateCollection(retrieval_pb2.CreateCollectionRequest(name=COLLECTION), timeout=_SECONDS)
     report = upsert_documents(service, COLLECTION, [_document(number, words) for number in range(count)], timeout=60)
     if report.failed:
@@ -33,8 +37,8 @@ def fill(target: str, count: int = 200, words: int = 15) -> None:
 class Upserts:
     """Upserts new documents, one short stream after another, on a thread until the block ends."""
 
-    def __init__(self, target: str, first: int = 1_000_000) -> None:
-        self._service, self._first = stub(target), first
+    def __init__(self, fleet: Fleet, first: int = 1_000_000) -> None:
+        self._service, self._first = stub(fleet), first
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upserts", daemon=True)
         self.acknowledged = 0

@@ -14,6 +14,7 @@ from typing import Self
 
 from bench.machine import ROOT
 from bench.reliability.calls import target
+from bench.reliability.certificates import Certificates
 from deploy.local.process import Process, StartError, python_module
 from deploy.local.redis import NEEDED, find_redis_server, redis_arguments
 from deploy.local.settings import settings_in
@@ -21,6 +22,7 @@ from deploy.local.watchdog import Watchdog
 
 EMBED_PACE, RERANK_PACE = 4_000.0, 16_000.0  # tokens per second of a worker
 _START_S = 180.0
+_NOBODY = "127.0.0.1:1"
 _READY = {"redis": "eady to accept connections"}
 _SERVING = r"\bserving winnow\."
 
@@ -46,7 +48,8 @@ class Fleet:
 
     Members are called `redis`, `embed-0`, …, `rerank-0`, …, `gateway-0`, …; their addresses are known before they
     start, so that a proxy can stand before them: `via` has the address under which gateways reach a member. `settings`
-    are environment variables; all others are left at their defaults. `gateway_settings` has those of one gateway.
+    are environment variables; all others are left at their defaults. With `secure`, all connections but those to Redis
+    have TLS, with certificates on both sides, and callers need a token: `tls` is the folder of what a caller shows.
     """
 
     def __init__(
@@ -55,7 +58,11 @@ class Fleet:
         rerank: Sequence[float | Path] = (RERANK_PACE,),
         gateways: int = 1,
         settings: Mapping[str, str] | None = None,
+        *,
+        secure: bool = False,
     ) -> None:
+        self._secure = secure
+        self.tls = ""
         self._settings = settings_in(settings or {})
         self._models: dict[str, float | Path] = {
             f"{kind}-{place}": model for kind, models in (("embed", embed), ("rerank", rerank))
@@ -78,6 +85,11 @@ class Fleet:
     def __enter__(self) -> Self:
         try:
             self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-chaos-")))
+            if self._secure:
+                self.tls = str(self.folder / "tls")
+                Path(self.tls).mkdir()
+                self._certificates = Certificates(Path(self.tls))
+                self._settings |= self._certificates.settings()
             self._watchdog = Watchdog()
             self._stack.callback(self._watchdog.close)
             self._stack.callback(self._stop_all)
@@ -156,6 +168,11 @@ class Fleet:
         """Where a member's metrics are read."""
         return self._processes[name].metrics_address()
 
+    def renew(self) -> None:
+        """Other certificates for all, if there are any: for connections from now on."""
+        if self._secure:
+            self._certificates.renew()
+
     def usage(self, name: str) -> Usage:
         """What a member holds now."""
         folder = Path(f"/proc/{self._processes[name].pid}")
@@ -204,12 +221,10 @@ class Fleet:
 
     def _gateway(self, name: str) -> _Member:
         reached = self.reached.get(name, self.workers)
-        targets = {
-            f"GATEWAY_{kind.upper()}_TARGET": target(
-                self.via.get(worker, self.addresses[worker]) for worker in reached if _kind(worker) == kind
-            )
-            for kind in ("embed", "rerank")
-        }
+        targets = {}
+        for kind in ("embed", "rerank"):
+            workers = [self.via.get(worker, self.addresses[worker]) for worker in reached if _kind(worker) == kind]
+            targets[f"GATEWAY_{kind.upper()}_TARGET"] = target(workers or [_NOBODY])
         environment = {"GATEWAY_REDIS_URL": self.redis_url, **targets, **self._environment(name)}
         return _Member([*python_module("gateway")], environment)
 

@@ -34,7 +34,7 @@ class Plan:
     `steps`: (seconds, calls per second) one after another. `concurrency`: calls in flight for `seconds` (closed loop).
     `at_once`: so many calls in the first moment. `worker`: target of workers that compute some answers once more.
     `probes`: also measure the idle latency, and how long after the load it is back. `until_told`: the load ends when
-    another line is read, or as planned if that is earlier.
+    another line is read, or as planned if that is earlier. `tls`: folder of certificates and token.
     """
 
     target: str
@@ -51,6 +51,7 @@ class Plan:
     documents: int = 20
     document_words: int = 15
     token: str = ""
+    tls: str = ""
     worker: str = ""
     checks: int = 32
     probes: bool = False
@@ -79,7 +80,7 @@ class Generator:
         self._plan = plan
         self._calls = Calls(plan.kind, plan.seed, plan.words, plan.documents, plan.document_words, plan.token)
         config = RETRIES if plan.retries else ONCE
-        self._channels = [channel(plan.target, config) for _ in range(plan.channels)]
+        self._channels = [channel(plan.target, config, plan.tls) for _ in range(plan.channels)]
         self._outcomes: list[Outcome] = []
         self._answers: dict[int, Any] = {}
         self._begun = 0.0
@@ -158,7 +159,7 @@ class Generator:
         """How many answers were checked, and how many were wrong."""
         numbers = sorted(self._answers)
         chosen = numbers[:: max(1, len(numbers) // max(1, self._plan.checks))][: self._plan.checks]
-        worker = channel(self._plan.worker, ONCE) if self._plan.worker else None
+        worker = channel(self._plan.worker, ONCE, self._plan.tls) if self._plan.worker else None
         right = [await self._calls.right(self._answers[number], number, worker) for number in chosen]
         if worker is not None:
             await worker.close()

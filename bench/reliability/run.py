@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Run:
     kinds: tuple[str, ...] = KINDS
     factors: tuple[float, ...] = (2.0, 4.0)
     deadlines: tuple[float, ...] = (1.0, 5.0)
+    start: Callable[..., AbstractContextManager[Fleet]] = Fleet
+    """How a row starts what it measures."""
     folder: Path | None = None
     """Of random models; by default that of all benches."""
 
@@ -56,8 +59,9 @@ class Run:
     def plan(self, fleet: Fleet, kind: str, **words: Any) -> Plan:
         """A plan for calls of this kind to all gateways of the fleet."""
         usual = Plan(
-            fleet.target("gateway"), kind, seed=self.seed, documents=DOCUMENTS[kind], worker=fleet.worker_target(kind)
-        )
+            fleet.target("gateway"), kind, seed=self.seed, documents=DOCUMENTS[kind], tls=fleet.tls,
+            worker=fleet.worker_target(kind),
+        )  # fmt: skip
         return replace(usual, **words)
 
     def capacity(self, fleet: Fleet, kind: str, **words: Any) -> float:

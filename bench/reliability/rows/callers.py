@@ -6,7 +6,6 @@ from collections.abc import Callable
 import grpc
 
 from bench.reliability import figures
-from bench.reliability.fleet import Fleet
 from bench.reliability.generator import Load
 from bench.reliability.generator import run as run_plan
 from bench.reliability.run import ALWAYS, Run, common, milliseconds
@@ -23,7 +22,7 @@ _DEADLINE_S = 5.0
 def empty_texts(run: Run) -> None:
     """A stranger without a token sends messages that hold millions of empty texts; good calls go on beside it."""
     seconds = run.seconds(6.0)
-    with tokens_file("good") as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
+    with tokens_file("good") as tokens, run.start(rerank=[], settings={**tokens, **run.settings}) as fleet:
         rate = 0.3 * run.capacity(fleet, "embed", token=token("good"))
         plan = run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S, token=token("good"))
         with Load(plan) as load:
@@ -61,7 +60,7 @@ def empty_texts(run: Run) -> None:
 def greedy(run: Run) -> None:
     """A caller that sends four times what the system can take, beside one that sends a fifth of it."""
     seconds = run.seconds(6.0)
-    with tokens_file("greedy", "modest") as tokens, Fleet(settings={**tokens, **run.settings}) as fleet:
+    with tokens_file("greedy", "modest") as tokens, run.start(rerank=[], settings={**tokens, **run.settings}) as fleet:
         capacity = run.capacity(fleet, "embed", token=token("modest"))
         modest = [(seconds, _MODEST * capacity)]
         alone = run_plan(run.plan(fleet, "embed", steps=modest, timeout=_DEADLINE_S, token=token("modest")))

@@ -29,8 +29,8 @@ def redis_freeze(run: Run) -> None:
     """SIGSTOP of Redis (8 s in the long form) under searches in a collection, with Embed and Rerank beside them."""
     seconds = run.seconds(10.0)
     frozen, thawed = seconds / 4, seconds / 4 + min(8.0, seconds / 3)
-    with Fleet(settings=run.settings) as fleet, ExitStack() as loads:
-        fill(fleet.target("gateway"))
+    with run.start(settings=run.settings) as fleet, ExitStack() as loads:
+        fill(fleet)
         loading = {}
         for kind, share in (("search", _SEARCHES), ("embed", _OTHERS), ("rerank", _OTHERS)):
             rate = share * run.capacity(fleet, kind)
@@ -62,7 +62,7 @@ class _Fault:
 
 def faults_worker(run: Run) -> None:
     """A bad network between the gateway and one of three embed workers."""
-    fleet = Fleet(embed=[EMBED_PACE] * 3, settings=run.settings)
+    fleet = Fleet(embed=[EMBED_PACE] * 3, rerank=[], settings=run.settings)
     with Proxy(fleet.addresses["embed-1"]) as proxy:
         fleet.via["embed-1"] = proxy.address
         with fleet:
@@ -76,7 +76,7 @@ def lossy(run: Run) -> None:
         return
     seconds = run.seconds(_SECONDS)
     begun, slow, dead = seconds / 4, 3 * seconds / 8, min(_DEAD_S, seconds / 2)
-    fleet = Fleet(embed=[EMBED_PACE] * 3, settings=run.settings)
+    fleet = Fleet(embed=[EMBED_PACE] * 3, rerank=[], settings=run.settings)
     with Namespace(run.seed) as network:
         fleet.addresses["embed-1"] = f"{network.inside}:{fleet.addresses['embed-1'].rpartition(':')[2]}"
         fleet.within["embed-1"] = network.command()
@@ -95,7 +95,7 @@ def faults_redis(run: Run) -> None:
     with Proxy(fleet.addresses["redis"]) as proxy:
         fleet.via["redis"] = proxy.address
         with fleet:
-            fill(fleet.target("gateway"))
+            fill(fleet)
             rate = _SEARCHES * run.capacity(fleet, "search")
             for place, fault in enumerate(_of_proxy(run, proxy)):
                 result = _during(run, fleet, fault, "search", rate, _DEADLINE_S, run.seed + place)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bench.reliability import figures
 from bench.reliability.documents import fill
 from bench.reliability.fleet import Fleet
-from bench.reliability.generator import Result
+from bench.reliability.generator import Load, Result
 from bench.reliability.generator import run as run_plan
 from bench.reliability.run import ALWAYS, Run, common, milliseconds
 
@@ -18,9 +18,9 @@ _FLAT = 1.1  # memory after over memory before
 
 def overload(run: Run) -> None:
     """Each kind of call at several times the capacity, with short and long deadlines."""
-    with Fleet(settings=run.settings) as fleet:
+    with run.start(settings=run.settings) as fleet:
         if "search" in run.kinds:
-            fill(fleet.target("gateway"))
+            fill(fleet)
         for kind in run.kinds:
             _cells(run, fleet, "overload", kind)
 
@@ -30,14 +30,14 @@ def overload_real(run: Run) -> None:
     from bench.checkpoints import CACHE, named, prepare  # it imports torch, which the other rows do not need here
 
     folder = prepare(named(_REAL_MODEL, cache=run.folder or CACHE), "embed")
-    with Fleet(embed=[folder], settings=run.settings) as fleet:
+    with run.start(embed=[folder], rerank=[], settings=run.settings) as fleet:
         _cells(run, fleet, "overload-real", "embed", words=_REAL_WORDS)
 
 
 def step(run: Run) -> None:
     """From 0.7 to 1.4 times the capacity of Embed in one moment."""
     seconds = run.seconds(6.0)
-    with Fleet(embed=[_FAST_PACE], settings=run.settings) as fleet:
+    with run.start(embed=[_FAST_PACE], rerank=[], settings=run.settings) as fleet:
         capacity = run.capacity(fleet, "embed")
         plan = run.plan(
             fleet, "embed", steps=[(seconds, 0.7 * capacity), (2 * seconds, 1.4 * capacity)], timeout=1.0
@@ -64,7 +64,7 @@ def step(run: Run) -> None:
 
 def burst(run: Run) -> None:
     """Thousands of calls in the same moment over four channels."""
-    with Fleet(settings=run.settings) as fleet:
+    with run.start(rerank=[], settings=run.settings) as fleet:
         plan = run.plan(fleet, "embed", at_once=_BURST, timeout=run.seconds(_BURST_DEADLINE_S), words=5, probes=True)
         before = fleet.usage("gateway-0")
         result = run_plan(plan)
@@ -100,7 +100,11 @@ def _cell(
     )  # fmt: skip
     members = ["gateway-0", "rerank-0" if kind in ("rerank", "search") else "embed-0"]
     before = [fleet.usage(name).rss_mb for name in members]
-    result = run_plan(plan)
+    with Load(plan) as load:
+        load.begin()
+        load.at(seconds / 2)
+        fleet.renew()
+        result = load.result()
     after = [fleet.usage(name).rss_mb for name in members]
     run.line(
         row, f"{kind} {factor:g} x, deadline {deadline:g} s",

@@ -14,7 +14,7 @@ _TENTH = EMBED_PACE / 10
 def kill(run: Run) -> None:
     """SIGKILL, and a new one after a while."""
     seconds = run.seconds(6.0)
-    with Fleet(embed=[EMBED_PACE] * 3, settings=run.settings) as fleet:
+    with run.start(embed=[EMBED_PACE] * 3, rerank=[], settings=run.settings) as fleet:
         rate = _LOAD * run.capacity(fleet, "embed")
         with Load(run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S)) as load:
             load.begin()
@@ -30,7 +30,7 @@ def freeze(run: Run) -> None:
     """SIGSTOP for most of the load (12 s of the long form)."""
     seconds = run.seconds(12.0)
     frozen, thawed = seconds / 4, seconds / 4 + min(12.0, seconds / 2)
-    with Fleet(embed=[EMBED_PACE] * 3, settings=run.settings) as fleet:
+    with run.start(embed=[EMBED_PACE] * 3, rerank=[], settings=run.settings) as fleet:
         rate = _LOAD * run.capacity(fleet, "embed")
         with Load(run.plan(fleet, "embed", steps=[(seconds, rate)], timeout=_DEADLINE_S)) as load:
             load.begin()
@@ -49,11 +49,9 @@ def slow(run: Run) -> None:
     The last figure is the bound: who sends the slow one nothing at all has two thirds of the replicas left.
     """
     seconds = run.seconds(6.0)
-    fleet = Fleet(embed=[EMBED_PACE] * 3 + [_TENTH], gateways=3, settings=run.settings)
+    fleet = Fleet(embed=[EMBED_PACE] * 3 + [_TENTH], rerank=[], gateways=3, settings=run.settings)
     reached = [fleet.workers[:3], fleet.workers[1:4], fleet.workers[1:3]]
-    fleet.reached = {
-        gateway: [*workers, "rerank-0"] for gateway, workers in zip(fleet.gateways, reached, strict=True)
-    }  # fmt: skip
+    fleet.reached = dict(zip(fleet.gateways, reached, strict=True))
     with fleet:
         rate = _LOAD * run.capacity(fleet, "embed", target=f"ipv4:{fleet.addresses['gateway-0']}")
         results = [

@@ -14,11 +14,10 @@ _LONGEST_S = 600.0  # of the load; it ends when the last process is back
 
 def rolling(run: Run) -> None:
     """SIGTERM, wait, start again: three embed workers, two rerank workers, two gateways."""
-    with Fleet(embed=[EMBED_PACE] * 3, rerank=[RERANK_PACE] * 2, gateways=2, settings=run.settings) as fleet:
-        target = fleet.target("gateway")
-        fill(target, _DOCUMENTS)
+    with run.start(embed=[EMBED_PACE] * 3, rerank=[RERANK_PACE] * 2, gateways=2, settings=run.settings) as fleet:
+        fill(fleet, _DOCUMENTS)
         plan = run.plan(fleet, "embed", steps=[(_LONGEST_S, _RATE)], timeout=_DEADLINE_S, retries=True, until_told=True)
-        with Upserts(target) as upserts, Load(plan) as load:
+        with Upserts(fleet) as upserts, Load(plan) as load:
             load.begin()
             restart_all(fleet)
             load.end()
@@ -41,6 +40,7 @@ def rolling(run: Run) -> None:
 
 
 def restart_all(fleet: Fleet) -> None:
-    """In turn: the next one when the last serves again."""
+    """In turn: the next one when the last serves again. Certificates, if there are any, are renewed after each."""
     for name in [*fleet.workers, *fleet.gateways]:
         fleet.restart(name)
+        fleet.renew()

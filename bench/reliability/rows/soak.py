@@ -36,11 +36,11 @@ _MEMORY: dict[str, Callable[[Usage], float]] = {
 def soak(run: Run) -> None:
     """All kinds of calls at half capacity; all processes are restarted in turn, and Redis once."""
     seconds = run.given_seconds or SECONDS
-    fleet = Fleet(
+    started = run.start(
         embed=[EMBED_PACE] * 3, rerank=[RERANK_PACE] * 2, gateways=2, settings={**_CACHE, **run.settings}
     )  # fmt: skip
-    with fleet, ExitStack() as loads:
-        fill(fleet.target("gateway"))
+    with started as fleet, ExitStack() as loads:
+        fill(fleet)
         loading = {}
         for kind in KINDS:
             rate = _SHARE * run.capacity(fleet, kind)
