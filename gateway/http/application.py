@@ -1,7 +1,6 @@
-"""The HTTP application: its routes, and what holds for all of them."""
+"""The HTTP application: the operations as routes, health, the description and the page."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -10,107 +9,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.http import cohere, openai, page_files, rerank, tei
+from gateway.http import openapi, page_files
 from gateway.http.body import ClientGone
-from gateway.http.errors import (
-    HttpProblem,
-    Shape,
-    cohere_shape,
-    openai_shape,
-    rerank_shape,
-    response,
-    status_shape,
-    tei_shape,
-)
+from gateway.http.errors import HttpProblem, response, status_shape
 from gateway.http.exchange import Exchange, FrontSettings
-from gateway.http.retrieval import Handler, ids, page, path, unary, upsert
+from gateway.http.operation import Operation
+from gateway.http.operations import OPERATIONS
 from services.runtime.errors import Problem
 from services.runtime.lifecycle import Lifecycle, Phase
 from services.runtime.local_calls import LocalCalls
 from services.runtime.rpc_status import to_problem
-from winnow.retrieval.v1 import retrieval_pb2 as pb
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A method of a path, and the shape of its errors."""
-
-    method: str
-    path: str
-    handler: Handler
-    shape: Shape
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """The API's names of fields that have another one in the protos."""
-    streams: bool = False
-    """Whether the body has no limit, and the request no deadline unless it says so."""
-
-
-_INPUT = {"texts": "input"}
-_INPUTS = {"texts": "inputs"}
-_TEXTS = {"documents": "texts"}
-
-OPERATIONS = (
-    Operation("POST", "/v1/embeddings", openai.embeddings, openai_shape, _INPUT),
-    Operation("GET", "/v1/models", openai.models, openai_shape),
-    Operation("GET", "/v1/models/{id:path}", openai.model, openai_shape),
-    Operation("POST", "/v1/rerank", rerank.rerank_v1, rerank_shape),
-    Operation("POST", "/v2/rerank", rerank.rerank_v2, cohere_shape),
-    Operation("POST", "/v2/embed", cohere.embed_v2, cohere_shape),
-    Operation("POST", "/embed", tei.embed, tei_shape, _INPUTS),
-    Operation("POST", "/rerank", tei.rerank, tei_shape, _TEXTS),
-    Operation("POST", "/predict", tei.predict, tei_shape),
-    Operation("GET", "/info", tei.info, tei_shape),
-    Operation("POST", "/v1/search", unary("Search", pb.SearchRequest, pb.SearchResponse, path()), status_shape),
-    Operation(
-        "GET",
-        "/v1/collections",
-        unary("ListCollections", pb.ListCollectionsRequest, pb.ListCollectionsResponse, page),
-        status_shape,
-    ),
-    Operation(
-        "POST",
-        "/v1/collections",
-        unary("CreateCollection", pb.CreateCollectionRequest, pb.CreateCollectionResponse, path()),
-        status_shape,
-    ),
-    Operation(
-        "GET",
-        "/v1/collections/{name}",
-        unary("GetCollection", pb.GetCollectionRequest, pb.GetCollectionResponse, path(name="name")),
-        status_shape,
-    ),
-    Operation(
-        "DELETE",
-        "/v1/collections/{name}",
-        unary("DeleteCollection", pb.DeleteCollectionRequest, pb.DeleteCollectionResponse, path(name="name")),
-        status_shape,
-    ),
-    Operation("POST", "/v1/collections/{name}/documents", upsert, status_shape, streams=True),
-    Operation(
-        "GET",
-        "/v1/collections/{name}/documents",
-        unary("GetDocuments", pb.GetDocumentsRequest, pb.GetDocumentsResponse, ids),
-        status_shape,
-    ),
-    Operation(
-        "DELETE",
-        "/v1/collections/{name}/documents",
-        unary("DeleteDocuments", pb.DeleteDocumentsRequest, pb.DeleteDocumentsResponse, ids),
-        status_shape,
-    ),
-    Operation(
-        "PUT",
-        "/v1/aliases/{alias}",
-        unary("SetAlias", pb.SetAliasRequest, pb.SetAliasResponse, path(alias="alias")),
-        status_shape,
-    ),
-    Operation(
-        "DELETE",
-        "/v1/aliases/{alias}",
-        unary("DeleteAlias", pb.DeleteAliasRequest, pb.DeleteAliasResponse, path(alias="alias")),
-        status_shape,
-    ),
-)
 
 
 def application(calls: LocalCalls, lifecycle: Lifecycle, settings: FrontSettings) -> ASGIApp:
@@ -127,6 +35,16 @@ def application(calls: LocalCalls, lifecycle: Lifecycle, settings: FrontSettings
             f"{lifecycle.phase.value}\n", 200 if lifecycle.phase is Phase.SERVING else 503, media_type="text/plain"
         )
 
+    description = json.dumps(openapi.described(OPERATIONS)).encode()
+    shown = openapi.page(OPERATIONS)
+
+    async def described(request: Request) -> Response:
+        return Response(description, media_type="application/json")
+
+    async def docs(request: Request) -> Response:
+        return Response(shown, headers=page_files.HEADERS, media_type="text/html")
+
+    routes += [Route("/openapi.json", described, methods=["GET"]), Route("/docs", docs, methods=["GET"])]
     routes += [Route("/healthz", live, methods=["GET"]), Route("/readyz", ready, methods=["GET"])]
     routes += page_files.routes()
     return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})

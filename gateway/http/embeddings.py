@@ -1,6 +1,7 @@
 """Embeds the texts of a request, for all APIs."""
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from winnow.embed.v1 import embed_pb2
 
 # Most values that are written as JSON on the event loop, about 5 ms.
 _INLINE_VALUES = 1 << 14
+
+_NEGATIVE_ZERO = re.compile(r"-0(?=[,\]])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +54,7 @@ async def embed(
 def floats(embedding: embed_pb2.Embedding) -> bytes:
     """The values of a FLOAT32 vector as a list in JSON. Nine digits name a float32 exactly, and are quickly written."""
     values: npt.NDArray[np.float32] = np.frombuffer(embedding.data, "<f4")
-    return f"[{','.join(['%.9g'] * len(values)) % tuple(values.tolist())}]".encode()
+    written = f"[{','.join(['%.9g'] * len(values)) % tuple(values.tolist())}]"
+    if np.signbit(values[values == 0]).any():
+        written = _NEGATIVE_ZERO.sub("-0.0", written)  # readers take -0 for an integer, which has no sign
+    return written.encode()

@@ -13,7 +13,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {
+HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -31,6 +31,6 @@ def _route(path: Path) -> BaseRoute:
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
     async def serve(request: Request) -> Response:
-        return Response(data, headers=_HEADERS, media_type=kind)
+        return Response(data, headers=HEADERS, media_type=kind)
 
     return Route("/" if path.name == "index.html" else f"/{path.name}", serve, methods=["GET"])

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gateway.http.errors import described, status_shape
 from gateway.http.exchange import Exchange, parsed_message
+from gateway.http.operation import Handler
 from services.runtime.errors import InvalidField, Problem
 from winnow.retrieval.v1 import retrieval_pb2 as pb
 
@@ -21,7 +22,6 @@ _INLINE_BYTES = 32 << 10
 _LINES = 64
 
 M = TypeVar("M", bound=Message)
-Handler: TypeAlias = Callable[[Exchange], Awaitable[Response]]
 
 
 def unary(method: str, request: type[M], response: type[Message], fill: Callable[[Exchange, M], None]) -> Handler:
