@@ -9,7 +9,7 @@ APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run setup setup-dev gen test test-unit test-integration lint type proto check check-fast format verify-models bench-gpu chaos nano manifests clean
+.PHONY: help http-frameworks demo run setup setup-dev gen test test-unit test-integration lint type proto check check-fast format verify-models bench-gpu chaos nano manifests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-unit: setup-dev ## Run the unit tests only
 
 test-integration: setup-dev $(TOOLS)/.tried ## Run the tests that start processes
 	$(PY) -m pytest tests/integration tests/faults tests/clients
+
+http-frameworks: setup-dev ## Run the README's lines for LangChain, LlamaIndex, Haystack and LiteLLM, as PyPI has them
+	HTTP_FRAMEWORKS=1 $(PY) -m pytest tests/clients/test_http_frameworks.py
 
 manifests: setup-dev $(TOOLS)/.tried ## Render, validate and run the Kubernetes manifests
 	$(PY) -m pytest tests/deploy

@@ -50,10 +50,14 @@ MODEL = _MODEL
 MODELS = _object(object={"const": "list"}, data=_list(_MODEL))
 RERANK_V1 = _object(id=_TEXT, meta=_META, model=_TEXT, object={"const": "list"}, results=_list(_RANKED), usage=_USAGE)
 RERANK_V2 = _object(id=_TEXT, meta=_META, results=_list(_RANKED))
+_BY_TYPE = {"type": "object", "additionalProperties": _list({"anyOf": [_VECTOR, _TEXT]})}
 COHERE_EMBED = _object(
+    id=_TEXT, response_type={"const": "embeddings_by_type"}, embeddings=_BY_TYPE, texts=_list(_TEXT), meta=_META
+)
+COHERE_EMBED_V1 = _object(
     id=_TEXT,
-    response_type={"const": "embeddings_by_type"},
-    embeddings={"type": "object", "additionalProperties": _list({"anyOf": [_VECTOR, _TEXT]})},
+    response_type={"enum": ["embeddings_floats", "embeddings_by_type"]},
+    embeddings={"anyOf": [_BY_TYPE, _list(_VECTOR)]},
     texts=_list(_TEXT),
     meta=_META,
 )

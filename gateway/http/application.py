@@ -2,6 +2,7 @@
 
 import json
 
+import grpc
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,7 +16,6 @@ from gateway.http.errors import HttpProblem, response, status_shape
 from gateway.http.exchange import Exchange, FrontSettings
 from gateway.http.operation import Operation
 from gateway.http.operations import OPERATIONS
-from services.runtime.errors import Problem
 from services.runtime.lifecycle import Lifecycle, Phase
 from services.runtime.local_calls import LocalCalls
 from services.runtime.rpc_status import to_problem
@@ -72,12 +72,11 @@ class _Endpoint:
 async def _no_route(request: Request, error: Exception) -> Response:
     """No such path, or no such method of it."""
     assert isinstance(error, HTTPException)
-    advice = (
-        "GET /docs lists the paths." if error.status_code == 404 else f"{request.method} is not one of its methods."
-    )
-    problem: Problem = HttpProblem(
-        error.status_code, f"There is no {request.method} {request.url.path[:200]} here. {advice}"
-    )
-    answer = response(problem, status_shape)
+    if error.status_code == 404:
+        advice, code = "GET /docs lists the paths.", grpc.StatusCode.NOT_FOUND
+    else:
+        advice, code = f"{request.method} is not one of its methods.", grpc.StatusCode.UNIMPLEMENTED
+    what = f"There is no {request.method} {request.url.path[:200]} here. {advice}"
+    answer = response(HttpProblem(error.status_code, what, code), status_shape)
     answer.headers.update(error.headers or {})
     return answer

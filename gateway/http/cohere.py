@@ -1,4 +1,4 @@
-"""Cohere's API: POST /v2/embed. Its rerank is in `rerank`."""
+"""Cohere's API: POST /v2/embed, and /v1/embed. Its rerank is in `rerank`."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ class Input(Body):
 
 
 class EmbedRequest(Body):
-    """The body of POST /v2/embed. Images are refused: no model here reads them."""
+    """The body of both routes. Images are refused: no model here reads them."""
 
     model: str
     texts: list[str] | None = None
@@ -61,6 +61,15 @@ class EmbedRequest(Body):
 
 async def embed_v2(exchange: Exchange) -> Response:
     """POST /v2/embed. A query gets the model's default instruction."""
+    return await _embed(exchange, "2")
+
+
+async def embed_v1(exchange: Exchange) -> Response:
+    """POST /v1/embed: the same, but vectors without a type where the client names none."""
+    return await _embed(exchange, "1")
+
+
+async def _embed(exchange: Exchange, version: Literal["1", "2"]) -> Response:
     call = await exchange.begin(EMBED)
     wanted = await exchange.read(EmbedRequest)
     texts = _texts(wanted)
@@ -72,15 +81,18 @@ async def embed_v2(exchange: Exchange) -> Response:
         max_tokens=wanted.max_tokens,
     )
     embedded = await embed(exchange, call, request, wanted.model, "texts")
+    untyped = version == "1" and not wanted.embedding_types
 
     def write() -> bytes:
         rows = np.stack([np.frombuffer(vector.data, "<f4") for vector in embedded.vectors])
+        by_type = {kind: _as(kind, rows) for kind in wanted.embedding_types or ["float"]}
+        billed = {"input_tokens": embedded.usage.input_tokens}
         response = {
             "id": secrets.token_hex(16),
-            "response_type": "embeddings_by_type",
-            "embeddings": {kind: _as(kind, rows) for kind in wanted.embedding_types or ["float"]},
+            "response_type": "embeddings_floats" if untyped else "embeddings_by_type",
+            "embeddings": by_type["float"] if untyped else by_type,
             "texts": texts,
-            "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": embedded.usage.input_tokens}},
+            "meta": {"api_version": {"version": version}, "billed_units": billed},
         }
         return json.dumps(response, ensure_ascii=False).encode()
 

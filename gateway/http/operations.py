@@ -61,6 +61,15 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
+        "/v1/embed",
+        cohere.embed_v1,
+        _COHERE,
+        "Embeds texts, as Cohere's first version does.",
+        cohere.EmbedRequest,
+        answers.COHERE_EMBED_V1,
+    ),
+    Operation(
+        "POST",
         "/embed",
         tei.embed,
         _TEI,

@@ -157,9 +157,8 @@ def test_the_readme_is_true(stack: Stack, clients: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     section = readme[readme.index("## Use the client you have") : readme.index("## The real models")]
     scripts = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(scripts) == 2
     address = stack.addresses["gateway http"]
-    for script in scripts:
+    for script in scripts[:2]:  # the others need frameworks: test_http_frameworks
         said(clients, address, script.replace("localhost:8080", address))
 
 

@@ -120,6 +120,9 @@ async def test_cohere_embeds_in_every_type(gateway: Running, http: httpx.AsyncCl
     inputs = [{"content": [{"type": "text", "text": text}]} for text in texts]
     joined = await http.post("/v2/embed", json={"model": "stand-in", "inputs": inputs, "input_type": "search_query"})
     assert len(joined.json()["embeddings"]["float"][0]) == 96
+    first = (await http.post("/v1/embed", json={**asked, "embedding_types": None})).json()
+    assert (first["embeddings"], first["response_type"]) == (found["float"], "embeddings_floats")
+    assert (await http.post("/v1/embed", json=asked)).json()["embeddings"] == found
 
 
 async def test_tei_embeds(gateway: Running, http: httpx.AsyncClient) -> None:
