@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2 as httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -180,3 +181,49 @@ async def sent(channel: grpc.aio.Channel) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await embed_pb2_grpc.EmbedServiceStub(channel).GetModel(embed_pb2.GetModelRequest(), timeout=0.5)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def head(path: str, kind: str) -> bytes:
+    """A request whose body is announced and does not come."""
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-type: application/{kind}", "transfer-encoding: chunked"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def test_http_requests_that_were_accepted_are_finished_and_silent_ones_do_not_hold_up_the_end(
+    start: Start, redis8: RedisProcess
+) -> None:
+    worker = EmbedWorker()
+    async with serving(worker) as worker_at:
+        process = start(
+            "GATEWAY",
+            "gateway",
+            HTTP_LISTEN="127.0.0.1:0",
+            REDIS_URL=redis8.url,
+            EMBED_TARGET=worker_at.address,
+            RERANK_TARGET="127.0.0.1:1",
+        )
+        address = (await asyncio.to_thread(process.wait_for, r"\bhttp on (\S+:\d+)")).group(1)
+        await asyncio.to_thread(process.wait_for, r"\bserving winnow\.")
+        host, _, port = address.rpartition(":")
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=None) as http:
+            await http.post("/v1/collections", json={"name": "docs"})
+            silent = [socket.create_connection((host, int(port))) for _ in range(4)]
+            requests = (
+                b"GET / HTT",
+                head("/v1/embeddings", "json"),
+                head("/v1/collections/docs/documents", "x-ndjson"),
+            )
+            for connection, sent in zip(silent[1:], requests, strict=True):
+                connection.sendall(sent)
+            worker.gate = asyncio.Event()
+            worker.waiting.clear()
+            accepted = asyncio.create_task(http.post("/v1/embeddings", json={"model": "stand-in", "input": "a"}))
+            await worker.waiting.wait()
+            os.kill(process.pid, signal.SIGTERM)
+            while (await http.get("/readyz")).status_code == 200:
+                pass
+            worker.gate.set()
+            assert (await accepted).status_code == 200
+            assert await asyncio.to_thread(process.join) == 0
+        for connection in silent:
+            connection.close()
