@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -78,9 +79,10 @@ async def upsert(exchange: Exchange) -> Response:
     results: list[bytes] = []
 
     async def work() -> None:
-        async for data in call.stream(_messages(exchange)):
-            for result in pb.UpsertDocumentsResponse.FromString(data).results:
-                results.append(_line(_plain(result)))
+        async with aclosing(call.stream(_messages(exchange))) as responses:
+            async for data in responses:
+                for result in pb.UpsertDocumentsResponse.FromString(data).results:
+                    results.append(_line(_plain(result)))
 
     try:
         await exchange.run(work())

@@ -7,7 +7,7 @@ telemetry are those of gRPC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -80,8 +80,11 @@ class LocalCall:
         async with _deadline(self._origin.end):
             return cast(bytes, await _run(self._handler, request.SerializeToString(), _Context(self._origin)))
 
-    async def stream(self, requests: AsyncIterator[Message]) -> AsyncIterator[bytes]:
-        """The serialised responses of a call with a stream in both directions. Raises as `unary` does."""
+    async def stream(self, requests: AsyncIterator[Message]) -> AsyncGenerator[bytes, None]:
+        """The serialised responses of a call with a stream in both directions. Raises as `unary` does.
+
+        Closing it cancels the call.
+        """
         context = _Context(self._origin)
 
         async def work() -> None:

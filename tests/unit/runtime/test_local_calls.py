@@ -179,5 +179,5 @@ async def test_a_stream_that_is_left_is_cancelled(made: Made) -> None:
     call = await made.calls.begin(STREAM, made.origin())
     responses = call.stream(requests())
     await anext(responses)
-    await responses.aclose()  # type: ignore[attr-defined]
+    await responses.aclose()
     await until(lambda: made.service.cancelled)
