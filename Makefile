@@ -8,6 +8,9 @@ INSTALL := $(PIP) install -c constraints.txt -e . $(addprefix --group ,services 
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends
 PROTOS := $(wildcard protos/winnow/*/v1/*.proto)
 
+# Most tests wait for processes that they have started, so more run at once than there are processors.
+SIDE_BY_SIDE := -n 3 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help http-frameworks demo run setup setup-dev gen test test-unit test-integration lint type proto check check-fast format verify-models bench-gpu chaos nano manifests clean
 
@@ -27,7 +30,7 @@ setup-dev: $(VENV)/.setup-dev winnow/.generated ## The same with what tests, lin
 gen: winnow/.generated ## Generate the Python stubs from protos/
 
 test: setup-dev $(TOOLS)/.tried ## Run all tests: real Redis, real processes; T=tests/unit/engine only some
-	$(PY) -m pytest $(T)
+	$(PY) -m pytest $(if $(T),$(T),$(SIDE_BY_SIDE))
 
 test-unit: setup-dev ## Run the unit tests only
 	$(PY) -m pytest tests/unit
