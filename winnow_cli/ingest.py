@@ -1,7 +1,9 @@
 """Sends documents into a collection and waits until each one is answered."""
 
+import math
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ Answers: TypeAlias = "queue.Queue[pb.UpsertDocumentsResponse | Exception | None]
 
 _MESSAGE_BYTES = 1 << 20  # a message is closed when it would grow above this; a larger document travels alone
 _KEPT_ERRORS = 1000
+# A signal that comes just before a wait does not end it: it is noticed between two waits.
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -145,10 +149,14 @@ def _receive(call: Iterable[pb.UpsertDocumentsResponse], answers: Answers) -> No
 
 def _next(answers: Answers, sent: _Sent, timeout: float | None) -> pb.UpsertDocumentsResponse | Exception | None:
     """Wait for the next answer; StalledError if one is owed for `timeout` seconds."""
+    owed, since = sent.owed, time.monotonic()
     while True:
-        owed = sent.owed
+        left = math.inf if timeout is None else since + timeout - time.monotonic()
         try:
-            return answers.get(timeout=timeout)
+            return answers.get(timeout=min(_LOOK_SECONDS, max(0.0, left)))
         except queue.Empty:
+            if left > 0:
+                continue
             if owed and sent.owed:
                 raise StalledError(f"DEADLINE_EXCEEDED: the gateway answered nothing for {timeout:g} s") from None
+            owed, since = sent.owed, time.monotonic()

@@ -319,6 +319,27 @@ def test_ctrl_c_is_status_130_and_no_traceback(stand_in: tuple[StandIn, str, str
         assert said.read() == b""
 
 
+def test_ctrl_c_that_comes_just_before_a_wait_is_noticed(stand_in: tuple[StandIn, str, str]) -> None:
+    """As if it had come then: another thread takes the signal, so that it does not interrupt what the main one does."""
+    _, plain, _ = stand_in
+    script = (
+        "import signal, sys, threading\n"
+        "from winnow_cli.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", script, "--address", plain, "ingest", "c", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    with process.stdin as lines:
+        lines.write(b'{"id": "a", "text": "b"}\n' * 3_500)
+        lines.flush()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=50) == 130
+
+
 def test_a_proxy_does_not_stand_before_this_machine(
     stand_in: tuple[StandIn, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
