@@ -6,10 +6,10 @@ import numpy as np
 
 from services.engine.errors import CheckpointError, InvalidInput
 from services.engine.text.ends import Pause
-from services.engine.text.prompts import Prompt, checked, encode_each, never, too_long, within
+from services.engine.text.prompts import Prompt, checked, encode_between, never, within
 from services.engine.text.templates import NO_INSTRUCTIONS
 from services.engine.text.tokenizer import Tokenizer
-from services.engine.types import Failure, Ids, Truncation
+from services.engine.types import Failure, Truncation
 
 _PROBE = "what is gravity, if not a force?", "gravity is a force, and attracts"
 _NO_LIMIT = 1 << 20
@@ -60,15 +60,7 @@ class PairPrompts:
         if room < 1:
             raise InvalidInput("query", f"it takes {fixed} tokens or more of {max_tokens}: no room is left")
 
-        def finish(index: int, ids: Ids) -> Prompt | Failure:
-            over = len(ids) > room
-            if over and truncation is Truncation.ERROR:
-                return too_long(f"documents[{index}]", fixed + len(ids), max_tokens)
-            kept = ids[len(ids) - room :] if over and truncation is Truncation.START else ids[:room]
-            return Prompt(np.concatenate([before, kept, frame.after]), truncated=over)
-
-        first, last = (0, room) if truncation is Truncation.START else (room, 0)
-        built = encode_each(self._tokenizer, "documents", documents, "", finish, first, last, pause)
+        built = encode_between(self._tokenizer, documents, "", before, frame.after, truncation, max_tokens, pause)
         return 0, [self._typed(prompt, len(ids)) if isinstance(prompt, Prompt) else prompt for prompt in built]
 
     def _typed(self, prompt: Prompt, query: int) -> Prompt:

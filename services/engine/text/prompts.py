@@ -87,6 +87,31 @@ def encode_each(
     ]
 
 
+def encode_between(
+    tokenizer: Tokenizer,
+    documents: Sequence[str],
+    head: str,
+    before: Ids,
+    after: Ids,
+    truncation: Truncation,
+    max_tokens: int,
+    pause: Pause,
+) -> list[Prompt | Failure]:
+    """`before`, the ids of head + document, `after`, for every document; only those are cut. A token must have room."""
+    fixed = len(before) + len(after)
+    room = max_tokens - fixed
+
+    def finish(index: int, ids: Ids) -> Prompt | Failure:
+        over = len(ids) > room
+        if over and truncation is Truncation.ERROR:
+            return too_long(f"documents[{index}]", fixed + len(ids), max_tokens)
+        kept = ids[len(ids) - room :] if over and truncation is Truncation.START else ids[:room]
+        return Prompt(np.concatenate([before, kept, after]), truncated=over)
+
+    first, last = (0, room) if truncation is Truncation.START else (room, 0)
+    return encode_each(tokenizer, "documents", documents, head, finish, first, last, pause)
+
+
 def _read_or_fail(tokenizer: Tokenizer, field: str, prompt: Prompt | Failure) -> Prompt | Failure:
     if isinstance(prompt, Prompt):
         try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from services.engine.errors import CheckpointError, InvalidInput
 from services.engine.text.ends import Pause
-from services.engine.text.prompts import Prompt, checked, compare, encode_each, never, too_long, within
+from services.engine.text.prompts import Prompt, checked, compare, encode_between, encode_each, never, too_long, within
 from services.engine.text.tokenizer import Tokenizer
 from services.engine.types import Failure, Ids, InputType, Truncation
 
@@ -151,12 +151,6 @@ class RerankPrompts:
                 within(self._tokenizer, name, read(text))
             within(self._tokenizer, "query", shared)
 
-        def finish(index: int, ids: Ids) -> Prompt | Failure:
-            over = len(ids) > room
-            if over and truncation is Truncation.ERROR:
-                return too_long(f"documents[{index}]", fixed + len(ids), max_tokens)
-            kept = ids[len(ids) - room :] if over and truncation is Truncation.START else ids[:room]
-            return Prompt(np.concatenate([shared, kept, self._suffix]), truncated=over)
-
-        first, last = (0, room) if truncation is Truncation.START else (room, 0)
-        return len(shared), encode_each(self._tokenizer, "documents", documents, " ", finish, first, last, pause)
+        return len(shared), encode_between(
+            self._tokenizer, documents, " ", shared, self._suffix, truncation, max_tokens, pause
+        )
