@@ -4,11 +4,12 @@ See `Family`.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 
 from services.engine.checkpoint.checkpoint import Checkpoint
-from services.engine.checkpoint.refusals import refuse_own_code, refuse_quantised
+from services.engine.checkpoint.refusals import refuse_own_code
 from services.engine.checkpoint.sentence_transformers import Described
 from services.engine.checkpoint.tensors import Tensors
 from services.engine.errors import CheckpointError
@@ -38,7 +39,6 @@ class EncoderFamily:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises CheckpointError for anything that would be computed wrongly."""
-        refuse_quantised(checkpoint)
         self._recipe = recipe_of(checkpoint.name)
         if self._recipe is None or self._recipe is not RECIPES.get(_SAME_FORMULA):
             refuse_own_code(checkpoint)
@@ -86,7 +86,7 @@ class EncoderFamily:
         """See Family."""
         if not embeds:
             return "classifier of the first token", classifier(self.config, self.tensors, device)
-        name, head = self._modules().head(device)
+        name, head = self._modules.head(device)
         return f"{self._pooling().value}: {name}", head
 
     def sample(self) -> torch.Tensor:
@@ -98,6 +98,7 @@ class EncoderFamily:
         """See Family."""
         return prepare(self.config, self.tensors, self.sample, self._pooling(), device, dtype)
 
+    @cached_property
     def _modules(self) -> Modules:
         return Modules.read(self._checkpoint.name, self._described, self.config.hidden_size)
 
@@ -105,7 +106,7 @@ class EncoderFamily:
         """What the folder says; else what the recipe says. A cross-encoder's score is made of the first token."""
         if self.config.classifies:
             return Pooling.FIRST
-        pooling = self._modules().pooling or (self._recipe.pooling if self._recipe else None)
+        pooling = self._modules.pooling or (self._recipe.pooling if self._recipe else None)
         if pooling is None:
             raise CheckpointError(
                 f"{self._checkpoint.name}: modules.json is missing, so nothing says which tokens make a vector; save"
